@@ -1,0 +1,21 @@
+//! The words of toygres: parsed names, wire types, states and the one error type.
+//!
+//! Nothing here does I/O. Every other crate may depend on this one; this one depends on none of them.
+
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod ids;
+pub mod instances;
+pub mod intent;
+pub mod names;
+pub mod operations;
+pub mod problem;
+pub mod secret;
+pub mod server;
+
+pub use error::{Error, ErrorKind, Result};
+pub use ids::{InstanceId, OperationId};
+pub use intent::{Intent, Scope};
+pub use names::{InstanceName, OwnerName, PostgresVersion};
+pub use secret::Secret;

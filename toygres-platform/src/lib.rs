@@ -1,0 +1,158 @@
+//! The port to where PostgreSQL runs.
+//!
+//! One trait with declarative, idempotent verbs. A platform holds no truth of its own: what should exist is in the
+//! CMS, what does exist is on the platform, and every verb can be called again after any crash.
+
+pub mod local;
+
+use async_trait::async_trait;
+use std::time::Duration;
+use toygres_models::instances::Endpoint;
+use toygres_models::operations::Reason;
+use toygres_models::{InstanceId, InstanceName, PostgresVersion, Result, Secret};
+
+/// What an instance should be, as the platform needs to know it.
+#[derive(Debug, Clone)]
+pub struct InstanceSpec {
+    /// Its identity.
+    pub id: InstanceId,
+    /// Its name. With the first eight digits of the id behind it, the name of everything that is made for it.
+    pub name: InstanceName,
+    /// The PostgreSQL major version.
+    pub postgres_version: PostgresVersion,
+    /// The password of the role `postgres`, used when the storage is made.
+    pub password: Secret,
+    /// Storage in GiB.
+    pub storage_size_gb: i32,
+    /// CPUs as a Kubernetes quantity.
+    pub cpu: Option<String>,
+    /// Memory in MiB.
+    pub memory_mb: Option<i32>,
+    /// No address outside the cluster.
+    pub internal: bool,
+    /// The namespace to put it in, where the platform has such.
+    pub namespace: Option<String>,
+}
+
+/// Which instance a verb is about: enough to find everything that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRef {
+    /// Its identity.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: InstanceName,
+    /// The namespace it was put in, where the platform has such.
+    pub namespace: Option<String>,
+}
+
+impl InstanceRef {
+    /// `<name>-<8 hex>`: the name of everything that a platform makes for it. Never used again for another instance.
+    #[must_use]
+    pub fn object_name(&self) -> String {
+        format!("{}-{}", self.name, self.id.short())
+    }
+}
+
+impl InstanceSpec {
+    /// The instance this is the specification of.
+    #[must_use]
+    pub fn reference(&self) -> InstanceRef {
+        InstanceRef {
+            id: self.id,
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+        }
+    }
+}
+
+/// Whether `ensure` may make storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// Make it if it is not there: only until the instance was ready for the first time.
+    Create,
+    /// It must be there, and be this instance's: else an error of kind
+    /// [`StorageLost`](toygres_models::ErrorKind::StorageLost), and nothing is made.
+    MustExist {
+        /// The system identifier that the data must have
+        /// ([PostgreSQL documentation, `pg_control_system`](https://www.postgresql.org/docs/current/functions-info.html)).
+        system_identifier: Option<u64>,
+    },
+}
+
+/// What a platform knows of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// Nothing of it is there: no process, no storage, no other object.
+    Absent,
+    /// Something of it is there, but it does not take connections.
+    NotReady {
+        /// Why.
+        reason: Reason,
+        /// The same as a sentence for people, with the last words of its log where they help.
+        message: String,
+    },
+    /// It takes connections.
+    Ready {
+        /// Where.
+        endpoint: Endpoint,
+        /// The data's own identity, where the platform can read it without a connection.
+        system_identifier: Option<u64>,
+    },
+}
+
+/// Which lines of a log to give.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// At most this many of the last lines.
+    pub tail: usize,
+}
+
+/// Something that exists on the platform and says that it belongs to a toygres instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The instance it says it belongs to.
+    pub instance: InstanceRef,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// Where PostgreSQL runs. Every verb is idempotent and safe to call at the same time for different instances;
+/// calls for one instance are put in order by the platform.
+///
+/// Errors are classed by [`ErrorKind`](toygres_models::ErrorKind), never by their text: `Unavailable`, `Throttled`,
+/// `Timeout` can pass; `Config` (`code` is the [`Reason`] word where there is one), `StorageLost` can't.
+#[async_trait]
+pub trait Platform: Send + Sync + 'static {
+    /// `local` or `kubernetes`.
+    fn name(&self) -> &'static str;
+
+    /// The machine whose processes these are, for platforms that are bound to one.
+    fn host(&self) -> Option<&str>;
+
+    /// The versions that can be asked for, highest first.
+    fn versions(&self) -> Vec<PostgresVersion>;
+
+    /// Makes what is there like the specification: makes what is missing, starts what is stopped, repairs what
+    /// differs. Returns as soon as the work is under way; [`wait_ready`](Self::wait_ready) sees it through.
+    ///
+    /// # Errors
+    /// `Config` if it can't ever work on this platform, `StorageLost` as said at [`Storage::MustExist`].
+    async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()>;
+
+    /// What is there now. Changes nothing.
+    async fn observe(&self, instance: &InstanceRef) -> Result<Observation>;
+
+    /// Waits until it is ready, but not longer than `budget`; returns the last observation either way. Returns
+    /// early when waiting longer can't help without another `ensure` (it failed or is absent).
+    async fn wait_ready(&self, instance: &InstanceRef, budget: Duration) -> Result<Observation>;
+
+    /// The last lines of the server's own log.
+    async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>>;
+
+    /// Stops it and removes everything of it, data included; returns when nothing is left. Succeeds if nothing was
+    /// there.
+    async fn remove(&self, instance: &InstanceRef) -> Result<()>;
+
+    /// Everything on the platform that says it belongs to a toygres instance.
+    async fn list(&self) -> Result<Vec<Listed>>;
+}
