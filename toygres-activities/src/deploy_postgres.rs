@@ -1,0 +1,49 @@
+//! Has the platform make what is there like the instance's row: the first time with new storage, later never.
+
+use crate::Deps;
+use crate::deps::specification;
+use crate::step::in_step;
+use toygres_engine::{Activity, ActivityContext};
+use toygres_models::operations::Reason;
+use toygres_models::{Error, ErrorKind, Result, Scope};
+use toygres_platform::Storage;
+
+/// See the module.
+pub struct DeployPostgres;
+
+impl Activity for DeployPostgres {
+    const NAME: &'static str = "deploy-postgres";
+    type Deps = Deps;
+    type Input = Scope;
+    type Output = ();
+
+    async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<()> {
+        in_step(deps, &scope, Self::NAME, async {
+            let provisioning = deps.provisioning(&scope).await?;
+            let storage = if provisioning.first_ready {
+                Storage::MustExist {
+                    system_identifier: provisioning.system_identifier,
+                }
+            } else {
+                Storage::Create
+            };
+            let ensured = deps
+                .platform
+                .ensure(&specification(&provisioning)?, storage)
+                .await;
+            if let Err(error) = &ensured
+                && error.kind() == ErrorKind::StorageLost
+            {
+                alarm(deps, &scope, error).await?;
+            }
+            ensured
+        })
+        .await
+    }
+}
+
+async fn alarm(deps: &Deps, scope: &Scope, error: &Error) -> Result<()> {
+    tracing::error!(instance_id = %scope.instance_id, code = error.code(), detail = error.detail(), "{error}");
+    let reason = error.code().parse().unwrap_or(Reason::StorageMissing);
+    deps.cms.record_alarm(scope, reason, error.message()).await
+}

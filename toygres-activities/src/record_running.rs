@@ -1,0 +1,42 @@
+//! Records that a new instance runs: the end of a create.
+
+use crate::Deps;
+use serde::{Deserialize, Serialize};
+use toygres_engine::{Activity, ActivityContext};
+use toygres_models::health::HealthCheck;
+use toygres_models::instances::Endpoint;
+use toygres_models::{Result, Scope};
+
+/// See the module.
+pub struct RecordRunning;
+
+/// What is recorded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Input {
+    /// Who records it.
+    pub scope: Scope,
+    /// Where it takes connections.
+    pub endpoint: Endpoint,
+    /// The data's own identity: from now on nothing else is taken for this instance.
+    pub system_identifier: Option<u64>,
+    /// Its first health check.
+    pub check: HealthCheck,
+}
+
+impl Activity for RecordRunning {
+    const NAME: &'static str = "cms-record-running";
+    type Deps = Deps;
+    type Input = Input;
+    type Output = ();
+
+    async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<()> {
+        deps.cms
+            .record_running(
+                &input.scope,
+                &input.endpoint,
+                input.system_identifier,
+                &input.check,
+            )
+            .await
+    }
+}

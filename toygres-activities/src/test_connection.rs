@@ -1,0 +1,104 @@
+//! Finds an instance's address and has a real connection run a real query.
+
+use crate::Deps;
+use crate::connection::{Probed, probe};
+use crate::deps::reference;
+use crate::step::in_step;
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use toygres_engine::{Activity, ActivityContext};
+use toygres_models::health::HealthCheck;
+use toygres_models::instances::Endpoint;
+use toygres_models::operations::Reason;
+use toygres_models::{Error, ErrorKind, Result, Scope};
+use toygres_platform::Observation;
+
+/// See the module.
+pub struct TestConnection;
+
+/// What was found. A failed check is an output, not an error: the activity did its work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Output {
+    /// The check.
+    pub check: HealthCheck,
+    /// Where it was tried, if the platform knows an address.
+    pub endpoint: Option<Endpoint>,
+    /// The identity of the server that answered.
+    pub system_identifier: Option<u64>,
+}
+
+impl Activity for TestConnection {
+    const NAME: &'static str = "test-connection";
+    type Deps = Deps;
+    type Input = Scope;
+    type Output = Output;
+
+    async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<Output> {
+        if scope.operation_id.is_none() {
+            return test(deps, &scope).await;
+        }
+        // As a step of an operation an unanswered connection is something to wait for.
+        in_step(deps, &scope, Self::NAME, async {
+            let output = test(deps, &scope).await?;
+            if output.check.healthy {
+                return Ok(output);
+            }
+            let why = output.check.error_message.unwrap_or_default();
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                Reason::NotAccepting.as_str(),
+                why,
+            ))
+        })
+        .await
+    }
+}
+
+async fn test(deps: &Deps, scope: &Scope) -> Result<Output> {
+    let provisioning = deps.provisioning(scope).await?;
+    let Some(password) = &provisioning.password else {
+        return Err(Error::internal("a live instance has no credentials"));
+    };
+    let endpoint = match deps.platform.observe(&reference(&provisioning)).await? {
+        Observation::Ready { endpoint, .. } => endpoint,
+        Observation::NotReady { reason, message } => return Ok(failed(reason.as_str(), message)),
+        Observation::Absent => {
+            return Ok(failed(
+                Reason::StorageMissing.as_str(),
+                "nothing of it is there".to_owned(),
+            ));
+        }
+    };
+    let Probed {
+        mut check,
+        system_identifier,
+    } = probe(&endpoint, password, deps.settings.health_check_timeout).await;
+    if let (Some(expected), Some(found)) = (provisioning.system_identifier, system_identifier)
+        && expected != found
+    {
+        check.healthy = false;
+        check.error_code = Some(Reason::StorageForeign.as_str().to_owned());
+        check.error_message = Some("another server answers at its address".to_owned());
+    }
+    Ok(Output {
+        check,
+        endpoint: Some(endpoint),
+        system_identifier,
+    })
+}
+
+fn failed(code: &str, message: String) -> Output {
+    let check = HealthCheck {
+        checked_at: Utc::now(),
+        healthy: false,
+        response_time_ms: None,
+        server_version: None,
+        error_code: Some(code.to_owned()),
+        error_message: Some(message),
+    };
+    Output {
+        check,
+        endpoint: None,
+        system_identifier: None,
+    }
+}

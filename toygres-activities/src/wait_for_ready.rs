@@ -1,0 +1,94 @@
+//! Waits until an instance takes connections: for a while with a worker slot of its own, else one look.
+
+use crate::Deps;
+use crate::deps::reference;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use toygres_engine::{Activity, ActivityContext};
+use toygres_models::instances::Endpoint;
+use toygres_models::operations::Reason;
+use toygres_models::{Result, Scope};
+use toygres_platform::Observation;
+
+/// See the module.
+pub struct WaitForReady;
+
+/// How long one quick wait may hold its worker slot.
+const QUICK_WAIT: Duration = Duration::from_secs(20);
+/// How often a quick wait looks whether it is still wanted.
+const SLICE: Duration = Duration::from_secs(1);
+
+/// What to wait for, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Input {
+    /// Who asks.
+    pub scope: Scope,
+    /// Hold a worker slot and wait, if one of those set aside for that is free; else look once.
+    pub quick: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Output {
+    /// It takes connections.
+    Ready {
+        /// Where.
+        endpoint: Endpoint,
+        /// The data's own identity, where the platform can read it.
+        system_identifier: Option<u64>,
+    },
+    /// Not yet.
+    NotReady {
+        /// Why.
+        reason: Reason,
+        /// The same as a sentence.
+        message: String,
+    },
+}
+
+impl Activity for WaitForReady {
+    const NAME: &'static str = "wait-for-ready";
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    type Deps = Deps;
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<Output> {
+        let scope = &input.scope;
+        deps.cms.begin_step(scope, Self::NAME).await?;
+        let instance = reference(&deps.provisioning(scope).await?);
+        let slot = if input.quick {
+            deps.quick_waits.try_acquire().ok()
+        } else {
+            None
+        };
+        let begun = Instant::now();
+        loop {
+            let budget = if slot.is_some() { SLICE } else { Duration::ZERO };
+            let found = match deps.platform.wait_ready(&instance, budget).await? {
+                Observation::Ready {
+                    endpoint,
+                    system_identifier,
+                } => {
+                    deps.cms.end_step(scope, Self::NAME, Ok(())).await?;
+                    return Ok(Output::Ready {
+                        endpoint,
+                        system_identifier,
+                    });
+                }
+                Observation::NotReady { reason, message } => (reason, message),
+                Observation::Absent => (Reason::Stopped, "nothing of it is there yet".to_owned()),
+            };
+            // Also finds out that somebody wants the instance gone: then this ends as superseded.
+            deps.cms.note_step(scope, Self::NAME, found.0, &found.1).await?;
+            let waiting_helps = matches!(found.0, Reason::Starting | Reason::Queued | Reason::VolumePending);
+            if slot.is_none() || !waiting_helps || begun.elapsed() + SLICE > QUICK_WAIT {
+                return Ok(Output::NotReady {
+                    reason: found.0,
+                    message: found.1,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Names and versions are what running work is found by.
+#![allow(missing_docs, reason = "a test")]
+
+#[test]
+fn the_names_that_running_work_depends_on_are_those_agreed_on() {
+    let activities = toygres_activities::NAMES
+        .iter()
+        .map(|name| format!("{}::activity::{name}", toygres_activities::CRATE));
+    let orchestrations = toygres_orchestrations::registry();
+    let names: Vec<String> = activities.chain(orchestrations.names().iter().cloned()).collect();
+    let agreed: Vec<&str> = include_str!("../names.txt").lines().collect();
+    assert_eq!(
+        names, agreed,
+        "names.txt: a name or version that changed strands the work that runs under it"
+    );
+}
