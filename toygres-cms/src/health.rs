@@ -1,0 +1,131 @@
+//! Health checks and alarms: what the actor of an instance found.
+
+use crate::errors::{database, no_such_actor};
+use crate::events::{self, EventKind};
+use crate::{Cms, rows};
+use sqlx::PgConnection;
+use toygres_models::health::{HealthCheck, UNHEALTHY_AFTER};
+use toygres_models::instances::Endpoint;
+use toygres_models::operations::Reason;
+use toygres_models::{InstanceId, Intent, Result, Scope};
+
+impl Cms {
+    /// Records a health check, and what follows from it for health and state; gives what is wanted of the instance
+    /// by now. One round trip. The same check recorded twice counts once; one of an instance that has ended does not
+    /// count.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
+    pub async fn record_health_check(
+        &self,
+        scope: &Scope,
+        check: &HealthCheck,
+        endpoint: Option<&Endpoint>,
+    ) -> Result<Intent> {
+        sqlx::query("select * from cms.record_health_check($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+            .bind(scope.instance_id.0)
+            .bind(scope.incarnation)
+            .bind(check.checked_at)
+            .bind(check.healthy)
+            .bind(check.response_time_ms)
+            .bind(&check.server_version)
+            .bind(&check.error_code)
+            .bind(&check.error_message)
+            .bind(endpoint.map(|endpoint| &endpoint.host))
+            .bind(endpoint.map(|endpoint| i32::from(endpoint.port)))
+            .bind(UNHEALTHY_AFTER)
+            .try_map(|row| rows::intent(&row))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(database)?
+            .ok_or_else(|| no_such_actor(scope.instance_id))
+    }
+
+    /// Records that something is wrong that toygres must not repair by itself, such as missing storage. The instance
+    /// is `degraded` until its next good health check, which also resolves the finding. Only a new alarm is an event.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
+    pub async fn record_alarm(&self, scope: &Scope, reason: Reason, message: &str) -> Result<()> {
+        let mut fenced = self.fence(scope).await?;
+        let id = scope.instance_id;
+        fenced
+            .execute(
+                sqlx::query(
+                    "update cms.instances set state = 'degraded', state_reason = $2, updated_at = now() \
+                     where id = $1 and state in ('running', 'degraded') \
+                     and (state, state_reason) is distinct from ('degraded', $2)",
+                )
+                .bind(id.0)
+                .bind(message),
+            )
+            .await?;
+        let new: bool = sqlx::query_scalar(
+            "insert into cms.drift_findings (source, kind, object, instance_id, message) \
+             values ('actor', $1, $2, $3, $4) \
+             on conflict (source, kind, object) where resolved_at is null \
+             do update set message = excluded.message, last_seen_at = now() \
+             returning first_seen_at = last_seen_at",
+        )
+        .bind(reason.as_str())
+        .bind(id.to_string())
+        .bind(id.0)
+        .bind(message)
+        .fetch_one(fenced.connection())
+        .await
+        .map_err(database)?;
+        if new {
+            events::record(
+                fenced.connection(),
+                EventKind::Alarm,
+                id,
+                scope.operation_id,
+                message,
+            )
+            .await?;
+        }
+        fenced.progressed().await?;
+        fenced.commit().await
+    }
+
+    /// The instance's last `limit` health checks, newest first.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn list_health_checks(&self, instance_id: InstanceId, limit: u32) -> Result<Vec<HealthCheck>> {
+        sqlx::query(
+            "select checked_at, healthy, response_time_ms, server_version, error_code, error_message \
+             from cms.health_checks where instance_id = $1 order by checked_at desc limit $2",
+        )
+        .bind(instance_id.0)
+        .bind(i64::from(limit))
+        .try_map(|row| rows::health_check(&row))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)
+    }
+}
+
+/// Writes a check down; one that is there already is left.
+pub(crate) async fn insert_check(
+    connection: &mut PgConnection,
+    instance_id: InstanceId,
+    check: &HealthCheck,
+) -> Result<()> {
+    sqlx::query(
+        "insert into cms.health_checks \
+         (instance_id, checked_at, healthy, response_time_ms, server_version, error_code, error_message) \
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+    )
+    .bind(instance_id.0)
+    .bind(check.checked_at)
+    .bind(check.healthy)
+    .bind(check.response_time_ms)
+    .bind(&check.server_version)
+    .bind(&check.error_code)
+    .bind(&check.error_message)
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Operations and their steps: read by the API, written by the actor that works on them.
+
+use crate::actors::{Fenced, scope_operation};
+use crate::errors::{database, operation_ended, superseded};
+use crate::{Cms, rows};
+use sqlx::{PgConnection, QueryBuilder};
+use toygres_models::instances::DesiredState;
+use toygres_models::operations::{
+    Operation, OperationError, OperationKind, OperationState, Reason, StepState,
+};
+use toygres_models::{Error, ErrorKind, InstanceId, OperationId, Result, Scope};
+
+/// Which operations to list; all by default, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct OperationFilter {
+    /// About this instance.
+    pub instance_id: Option<InstanceId>,
+    /// In this state.
+    pub state: Option<OperationState>,
+    /// Of this kind.
+    pub kind: Option<OperationKind>,
+    /// At most so many.
+    pub limit: Option<u32>,
+    /// Older than this one: the last one of the page before.
+    pub before: Option<OperationId>,
+}
+
+impl Cms {
+    /// Operations with their steps, newest first. The next page begins behind the last one's id.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn list_operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>> {
+        let mut query = QueryBuilder::new(rows::OPERATIONS);
+        query.push(" where true");
+        if let Some(id) = filter.instance_id {
+            query.push(" and o.instance_id = ").push_bind(id.0);
+        }
+        if let Some(state) = filter.state {
+            query.push(" and o.state = ").push_bind(state.as_str());
+        }
+        if let Some(kind) = filter.kind {
+            query.push(" and o.kind = ").push_bind(kind.as_str());
+        }
+        if let Some(before) = filter.before {
+            query.push(" and o.id < ").push_bind(before.0);
+        }
+        query.push(" order by o.id desc");
+        if let Some(limit) = filter.limit {
+            query.push(" limit ").push_bind(i64::from(limit));
+        }
+        query
+            .build()
+            .try_map(|row| rows::operation(&row))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(database)
+    }
+
+    /// The operation with its steps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], code `operation_not_found`. Else see the crate.
+    pub async fn get_operation(&self, id: OperationId) -> Result<Operation> {
+        let mut connection = self.pool.acquire().await.map_err(database)?;
+        get(&mut connection, id).await?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "operation_not_found",
+                format!("there is no operation {id}"),
+            )
+            .hint("`toygres operations` shows the operations there are")
+        })
+    }
+
+    /// Takes the operation up: from now on it is `running`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`]: code `superseded`, or `operation_ended`. Else see the crate.
+    pub async fn begin_operation(&self, scope: &Scope) -> Result<()> {
+        let mut fenced = self.fence(scope).await?;
+        open_operation(&mut fenced, scope).await?;
+        fenced
+            .execute(
+                sqlx::query(
+                    "update cms.operations set state = 'running', started_at = now() \
+                     where id = $1 and state = 'pending'",
+                )
+                .bind(scope_operation(scope)?.0),
+            )
+            .await?;
+        fenced.progressed().await?;
+        fenced.commit().await
+    }
+
+    /// Begins the step, once more if it was begun before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`]: code `superseded`, also when the operation is a creation and the instance shall be
+    /// deleted; code `operation_ended`. Else see the crate.
+    pub async fn begin_step(&self, scope: &Scope, step: &str) -> Result<()> {
+        let mut fenced = self.fence(scope).await?;
+        wanted_operation(&mut fenced, scope).await?;
+        fenced
+            .execute(
+                sqlx::query(
+                    "insert into cms.operation_steps as s (operation_id, name, state, attempts) \
+                     values ($1, $2, 'running', 1) \
+                     on conflict (operation_id, name) do update set \
+                     state = 'running', attempts = s.attempts + 1, reason = null, message = null, finished_at = null",
+                )
+                .bind(scope_operation(scope)?.0)
+                .bind(step),
+            )
+            .await?;
+        fenced.progressed().await?;
+        fenced.commit().await
+    }
+
+    /// Says what the step waits for. A step that was not begun, or has ended, is left as it is.
+    ///
+    /// # Errors
+    /// As [`begin_step`](Self::begin_step).
+    pub async fn note_step(&self, scope: &Scope, step: &str, reason: Reason, message: &str) -> Result<()> {
+        let mut fenced = self.fence(scope).await?;
+        wanted_operation(&mut fenced, scope).await?;
+        let reason_changed: Option<bool> = sqlx::query_scalar(
+            "with old as (select reason from cms.operation_steps \
+                 where operation_id = $1 and name = $2 and state = 'running'), \
+             changed as (update cms.operation_steps set reason = $3, message = $4 \
+                 where operation_id = $1 and name = $2 and state = 'running') \
+             select reason is distinct from $3 from old",
+        )
+        .bind(scope_operation(scope)?.0)
+        .bind(step)
+        .bind(reason.as_str())
+        .bind(message)
+        .fetch_optional(fenced.connection())
+        .await
+        .map_err(database)?;
+        if reason_changed == Some(true) {
+            fenced.progressed().await?;
+        }
+        fenced.commit().await
+    }
+
+    /// Ends the step. One that has ended already, or whose operation has, is left as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`], code `superseded`. Else see the crate.
+    pub async fn end_step(
+        &self,
+        scope: &Scope,
+        step: &str,
+        outcome: Result<(), &OperationError>,
+    ) -> Result<()> {
+        let state = if outcome.is_ok() {
+            StepState::Succeeded
+        } else {
+            StepState::Failed
+        };
+        let mut fenced = self.fence(scope).await?;
+        // The end of an operation ends its steps, so there is none left to end then.
+        let ended = fenced
+            .execute(
+                sqlx::query(
+                    "update cms.operation_steps set state = $3, message = $4, finished_at = now(), \
+                     reason = case when $3 = 'failed' then reason end \
+                     where operation_id = $1 and name = $2 and state = 'running'",
+                )
+                .bind(scope_operation(scope)?.0)
+                .bind(step)
+                .bind(state.as_str())
+                .bind(outcome.err().map(|error| &error.message)),
+            )
+            .await?;
+        if ended > 0 {
+            fenced.progressed().await?;
+        }
+        fenced.commit().await
+    }
+}
+
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    id: OperationId,
+    instance_id: InstanceId,
+    kind: OperationKind,
+) -> Result<Operation> {
+    sqlx::query("insert into cms.operations (id, instance_id, kind) values ($1, $2, $3)")
+        .bind(id.0)
+        .bind(instance_id.0)
+        .bind(kind.as_str())
+        .execute(&mut *connection)
+        .await
+        .map_err(database)?;
+    get(connection, id)
+        .await?
+        .ok_or_else(|| Error::internal("an operation just written is not there"))
+}
+
+async fn get(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>> {
+    sqlx::query(&format!("{} where o.id = $1", rows::OPERATIONS))
+        .bind(id.0)
+        .try_map(|row| rows::operation(&row))
+        .fetch_optional(connection)
+        .await
+        .map_err(database)
+}
+
+/// The deletion of the instance that has not ended.
+pub(crate) async fn open_deletion(
+    connection: &mut PgConnection,
+    instance_id: InstanceId,
+) -> Result<Option<Operation>> {
+    sqlx::query(&format!(
+        "{} where o.instance_id = $1 and o.kind = 'delete' and o.state in ('pending', 'running')",
+        rows::OPERATIONS
+    ))
+    .bind(instance_id.0)
+    .try_map(|row| rows::operation(&row))
+    .fetch_optional(connection)
+    .await
+    .map_err(database)
+}
+
+/// The kind of the scope's operation, which has not ended.
+async fn open_operation(fenced: &mut Fenced, scope: &Scope) -> Result<OperationKind> {
+    let (kind, state) = fenced.operation(scope).await?;
+    if state.is_terminal() {
+        Err(operation_ended(scope_operation(scope)?))
+    } else {
+        Ok(kind)
+    }
+}
+
+/// Makes sure that somebody still wants the scope's operation done.
+async fn wanted_operation(fenced: &mut Fenced, scope: &Scope) -> Result<()> {
+    match (open_operation(fenced, scope).await?, fenced.desired_state) {
+        (OperationKind::Create, DesiredState::Deleted) => Err(superseded(
+            "the instance is to be deleted, so it is not made any further",
+        )),
+        (OperationKind::Create | OperationKind::Delete, _) => Ok(()),
+    }
+}
+
+/// Ends the instance's operation `id` as `state`, and those of its steps that go on as `steps`.
+pub(crate) async fn end(
+    fenced: &mut Fenced,
+    id: OperationId,
+    state: OperationState,
+    steps: StepState,
+    error: Option<&OperationError>,
+) -> Result<()> {
+    fenced
+        .execute(
+            sqlx::query(
+                "update cms.operations set state = $2, error_code = $3, error_message = $4, \
+                 started_at = coalesce(started_at, now()), finished_at = now() where id = $1",
+            )
+            .bind(id.0)
+            .bind(state.as_str())
+            .bind(error.map(|error| &error.code))
+            .bind(error.map(|error| &error.message)),
+        )
+        .await?;
+    fenced
+        .execute(
+            sqlx::query(
+                "update cms.operation_steps set state = $2, finished_at = now() \
+                 where operation_id = $1 and state = 'running'",
+            )
+            .bind(id.0)
+            .bind(steps.as_str()),
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! What the sweeper needs: one node at a time looks for instances whose actor is gone, drift, and old rows.
+
+use crate::errors::database;
+use crate::events::EventKind;
+use crate::{Cms, rows};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use std::collections::HashMap;
+use std::time::Duration;
+use toygres_models::instances::InstanceState;
+use toygres_models::{InstanceId, Result};
+use uuid::Uuid;
+
+/// An instance that needs a living actor.
+#[derive(Debug, Clone)]
+pub struct WantedActor {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its actor.
+    pub incarnation: i64,
+    /// Where it is in its life.
+    pub state: InstanceState,
+    /// Time since somebody last wanted something new of it, or its actor was replaced.
+    pub age: Duration,
+    /// Time since its actor last got something done.
+    pub since_progress: Duration,
+}
+
+/// A difference between what is there and what the rows say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriftFinding {
+    /// What sort of difference: lower-case letters and underscores.
+    pub kind: String,
+    /// What it is about, as the platform names it.
+    pub object: String,
+    /// The instance it names, which may have no row.
+    pub instance_id: Option<InstanceId>,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// A finding that is not resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// The finding.
+    pub finding: DriftFinding,
+    /// When it was first seen.
+    pub first_seen_at: DateTime<Utc>,
+    /// When it was last seen.
+    pub last_seen_at: DateTime<Utc>,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Health checks.
+    pub health_checks: Duration,
+    /// Events.
+    pub events: Duration,
+    /// Operations that have ended, with their steps.
+    pub operations: Duration,
+    /// Idempotency keys.
+    pub idempotency_keys: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            health_checks: 7 * DAY,
+            events: 400 * DAY,
+            operations: 400 * DAY,
+            idempotency_keys: DAY,
+        }
+    }
+}
+
+/// How many rows were removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Health checks.
+    pub health_checks: u64,
+    /// Events.
+    pub events: u64,
+    /// Operations.
+    pub operations: u64,
+    /// Idempotency keys.
+    pub idempotency_keys: u64,
+}
+
+/// As good as for ever; much longer is before the first date that the database knows.
+const LONGEST: Duration = DAY.saturating_mul(365 * 1000);
+
+/// Rows removed by one statement: few enough not to be in anybody's way.
+const PRUNE_BATCH: i64 = 5_000;
+
+impl Cms {
+    /// Takes the lease, or holds it for longer: whether `holder` has it now, for `ttl` by the database's clock.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn try_lease(&self, name: &str, holder: Uuid, ttl: Duration) -> Result<bool> {
+        let taken = sqlx::query(
+            "insert into cms.leases as l (name, holder, expires_at) \
+             values ($1, $2, clock_timestamp() + make_interval(secs => $3)) \
+             on conflict (name) do update set holder = excluded.holder, expires_at = excluded.expires_at \
+             where l.holder = excluded.holder or l.expires_at <= clock_timestamp()",
+        )
+        .bind(name)
+        .bind(holder)
+        .bind(ttl.as_secs_f64())
+        .execute(&self.pool)
+        .await
+        .map_err(database)?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    /// Gives the lease back, if `holder` has it.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        sqlx::query("delete from cms.leases where name = $1 and holder = $2")
+            .bind(name)
+            .bind(holder)
+            .execute(&self.pool)
+            .await
+            .map_err(database)?;
+        Ok(())
+    }
+
+    /// Every instance that needs a living actor: it has not ended, or an operation of it has not.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn actors_wanted(&self) -> Result<Vec<WantedActor>> {
+        sqlx::query(
+            "select id, incarnation, state, extract(epoch from now() - intent_at)::float8 as age, \
+                 extract(epoch from now() - progressed_at)::float8 as since_progress \
+             from cms.instances where id in ( \
+                 select id from cms.instances where state not in ('deleted', 'failed') \
+                 union select instance_id from cms.operations where state in ('pending', 'running')) \
+             order by id",
+        )
+        .try_map(|row: PgRow| {
+            let seconds = |column| {
+                Ok::<_, sqlx::Error>(Duration::from_secs_f64(row.try_get::<f64, _>(column)?.max(0.0)))
+            };
+            Ok(WantedActor {
+                instance_id: InstanceId(row.try_get("id")?),
+                incarnation: row.try_get("incarnation")?,
+                state: rows::parsed(&row, "state")?,
+                age: seconds("age")?,
+                since_progress: seconds("since_progress")?,
+            })
+        })
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)
+    }
+
+    /// Replaces the instance's actor: gives the new incarnation, or `None` if it is not `expected_incarnation` any
+    /// more, or the instance is gone. From then on every write of the old actor is refused.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn replace_actor(
+        &self,
+        instance_id: InstanceId,
+        expected_incarnation: i64,
+    ) -> Result<Option<i64>> {
+        sqlx::query_scalar(
+            "with changed as ( \
+                 update cms.instances set incarnation = incarnation + 1, intent_at = now(), progressed_at = now() \
+                 where id = $1 and incarnation = $2 and state <> 'deleted' returning id, incarnation), \
+             event as ( \
+                 insert into cms.instance_events (instance_id, kind, message) \
+                 select id, $3, format('its actor was replaced, now number %s', incarnation) from changed) \
+             select incarnation from changed",
+        )
+        .bind(instance_id.0)
+        .bind(expected_incarnation)
+        .bind(EventKind::ActorReplaced.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(database)
+    }
+
+    /// The states of those instances that have a row.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn owners(&self, ids: &[InstanceId]) -> Result<HashMap<InstanceId, InstanceState>> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = sqlx::query("select id, state from cms.instances where id = any($1)")
+            .bind(ids)
+            .try_map(|row| Ok((InstanceId(row.try_get("id")?), rows::parsed(&row, "state")?)))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(database)?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Records all that a sweep found. What an earlier sweep found and this one did not is resolved.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn record_drift(&self, findings: &[DriftFinding]) -> Result<()> {
+        let mut transaction = self.pool.begin().await.map_err(database)?;
+        sqlx::query(
+            "insert into cms.drift_findings (source, kind, object, instance_id, message) \
+             select distinct on (kind, object) 'sweep', kind, object, instance_id, message \
+             from unnest($1::text[], $2::text[], $3::uuid[], $4::text[]) as seen (kind, object, instance_id, message) \
+             order by kind, object \
+             on conflict (source, kind, object) where resolved_at is null do update \
+             set message = excluded.message, instance_id = excluded.instance_id, last_seen_at = now()",
+        )
+        .bind(findings.iter().map(|finding| finding.kind.as_str()).collect::<Vec<_>>())
+        .bind(findings.iter().map(|finding| finding.object.as_str()).collect::<Vec<_>>())
+        .bind(findings.iter().map(|finding| finding.instance_id.map(|id| id.0)).collect::<Vec<_>>())
+        .bind(findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await
+        .map_err(database)?;
+        // now() is the same in the whole transaction: what was just seen bears it.
+        sqlx::query(
+            "update cms.drift_findings set resolved_at = now() \
+             where source = 'sweep' and resolved_at is null and last_seen_at < now()",
+        )
+        .execute(&mut *transaction)
+        .await
+        .map_err(database)?;
+        transaction.commit().await.map_err(database)
+    }
+
+    /// The findings and alarms that are not resolved, oldest first.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn list_drift(&self) -> Result<Vec<Drift>> {
+        sqlx::query(
+            "select kind, object, instance_id, message, first_seen_at, last_seen_at from cms.drift_findings \
+             where resolved_at is null order by id",
+        )
+        .try_map(|row: PgRow| {
+            Ok(Drift {
+                finding: DriftFinding {
+                    kind: row.try_get("kind")?,
+                    object: row.try_get("object")?,
+                    instance_id: row.try_get::<Option<Uuid>, _>("instance_id")?.map(InstanceId),
+                    message: row.try_get("message")?,
+                },
+                first_seen_at: row.try_get("first_seen_at")?,
+                last_seen_at: row.try_get("last_seen_at")?,
+            })
+        })
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)
+    }
+
+    /// Removes what is older than it is kept. Instances and the audit are kept for ever.
+    ///
+    /// # Errors
+    /// See the crate. What was removed before it failed stays removed.
+    pub async fn prune(&self, retention: &Retention) -> Result<Pruned> {
+        Ok(Pruned {
+            idempotency_keys: self
+                .prune_table("idempotency_keys", "created_at", retention.idempotency_keys)
+                .await?,
+            health_checks: self
+                .prune_table("health_checks", "checked_at", retention.health_checks)
+                .await?,
+            events: self
+                .prune_table("instance_events", "created_at", retention.events)
+                .await?,
+            operations: self
+                .prune_table("operations", "finished_at", retention.operations)
+                .await?,
+        })
+    }
+
+    async fn prune_table(&self, table: &'static str, column: &'static str, keep: Duration) -> Result<u64> {
+        let statement = format!(
+            "delete from cms.{table} where ctid = any(array( \
+             select ctid from cms.{table} where {column} < now() - make_interval(secs => $1) \
+             order by {column} limit $2 for update skip locked))"
+        );
+        let mut removed = 0;
+        loop {
+            let batch = sqlx::query(&statement)
+                .bind(keep.min(LONGEST).as_secs_f64())
+                .bind(PRUNE_BATCH)
+                .execute(&self.pool)
+                .await
+                .map_err(database)?
+                .rows_affected();
+            removed += batch;
+            if batch < PRUNE_BATCH.unsigned_abs() {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// How far the database's clock is ahead of this machine's, give or take half a round trip.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn clock_skew(&self) -> Result<TimeDelta> {
+        let mut connection = self.pool.acquire().await.map_err(database)?;
+        let before = Utc::now();
+        let there: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(database)?;
+        let round_trip = Utc::now() - before;
+        Ok(there - (before + round_trip / 2))
+    }
+}

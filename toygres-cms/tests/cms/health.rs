@@ -1,0 +1,242 @@
+//! From health checks and alarms to health and state.
+
+use crate::support::{Fixture, check, endpoint};
+use std::sync::Arc;
+use toygres_models::Scope;
+use toygres_models::health::HealthStatus::{Healthy, Unhealthy, Unknown};
+use toygres_models::instances::InstanceState::{Creating, Degraded, Deleted, Deleting, Running};
+use toygres_models::instances::{DesiredState, Endpoint};
+use toygres_models::operations::{OperationKind, Reason};
+
+#[tokio::test]
+async fn three_failures_degrade_and_one_success_heals() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create_running("demo").await;
+    let watching = Scope {
+        operation_id: None,
+        ..fresh.scope
+    };
+    let course = [
+        (false, Running, Healthy, 1),
+        (false, Running, Healthy, 2),
+        (true, Running, Healthy, 0),
+        (false, Running, Healthy, 1),
+        (false, Running, Healthy, 2),
+        (false, Degraded, Unhealthy, 3),
+        (false, Degraded, Unhealthy, 4),
+        (true, Running, Healthy, 0),
+    ];
+    for (n, (healthy, state, health, failures)) in (1..).zip(course) {
+        let intent = fixture
+            .cms
+            .record_health_check(&watching, &check(n, healthy), None)
+            .await
+            .unwrap();
+        assert_eq!(
+            (intent.state, intent.failed_checks),
+            (state, failures),
+            "check {n}"
+        );
+        let instance = fixture.instance(fresh.instance.id).await;
+        assert_eq!(
+            (instance.state, instance.health_status),
+            (state, health),
+            "check {n}"
+        );
+        let reason = (state == Degraded).then_some("refused, check 6");
+        assert_eq!(instance.state_reason.as_deref(), reason, "check {n}");
+        assert_eq!(instance.endpoint, Some(endpoint()));
+    }
+    let events = fixture.events(fresh.instance.id).await;
+    assert_eq!(
+        events,
+        [
+            "create_requested",
+            "state_changed",
+            "health_changed",
+            "health_changed"
+        ]
+    );
+
+    let checks = fixture
+        .cms
+        .list_health_checks(fresh.instance.id, 3)
+        .await
+        .unwrap();
+    let times: Vec<_> = checks.iter().map(|check| check.checked_at).collect();
+    // The database keeps microseconds.
+    assert!(
+        times
+            .iter()
+            .zip([8, 7, 6])
+            .all(|(at, n)| (check(n, true).checked_at - at).num_microseconds() == Some(0))
+    );
+    assert_eq!(checks[0].server_version.as_deref(), Some("15.18"));
+    assert_eq!(checks[1].error_code.as_deref(), Some("connection_refused"));
+}
+
+#[tokio::test]
+async fn the_row_changes_for_people_only_when_there_is_something_to_see() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create_running("demo").await;
+    let before = fixture.instance(fresh.instance.id).await.updated_at;
+    fixture
+        .cms
+        .record_health_check(&fresh.scope, &check(1, true), Some(&endpoint()))
+        .await
+        .unwrap();
+    assert_eq!(fixture.instance(fresh.instance.id).await.updated_at, before);
+    let moved = Endpoint {
+        port: 6000,
+        ..endpoint()
+    };
+    fixture
+        .cms
+        .record_health_check(&fresh.scope, &check(2, true), Some(&moved))
+        .await
+        .unwrap();
+    let instance = fixture.instance(fresh.instance.id).await;
+    assert!(instance.updated_at > before);
+    assert_eq!(instance.endpoint, Some(moved));
+}
+
+#[tokio::test]
+async fn health_moves_no_other_state() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create("demo").await;
+    for n in 0..3 {
+        fixture
+            .cms
+            .record_health_check(&fresh.scope, &check(n, false), None)
+            .await
+            .unwrap();
+    }
+    let instance = fixture.instance(fresh.instance.id).await;
+    assert_eq!((instance.state, instance.health_status), (Creating, Unhealthy));
+    let scope = fixture.request_delete(fresh.instance.id).await;
+    let intent = fixture
+        .cms
+        .record_health_check(&scope, &check(3, true), None)
+        .await
+        .unwrap();
+    assert_eq!(
+        (intent.state, intent.desired_state),
+        (Deleting, DesiredState::Deleted)
+    );
+    assert_eq!(
+        intent.operation.map(|pending| pending.kind),
+        Some(OperationKind::Delete)
+    );
+
+    fixture.cms.record_deleted(&scope).await.unwrap();
+    let checks = fixture.count("health_checks").await;
+    let intent = fixture
+        .cms
+        .record_health_check(&scope, &check(4, true), None)
+        .await
+        .unwrap();
+    assert_eq!((intent.state, intent.operation), (Deleted, None));
+    assert_eq!(fixture.instance(fresh.instance.id).await.health_status, Unknown);
+    assert_eq!(fixture.count("health_checks").await, checks);
+}
+
+#[tokio::test]
+async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create_running("demo").await;
+    for _ in 0..3 {
+        fixture
+            .cms
+            .record_alarm(&fresh.scope, Reason::StorageMissing, "the data is not there")
+            .await
+            .unwrap();
+    }
+    let instance = fixture.instance(fresh.instance.id).await;
+    assert_eq!(
+        (instance.state, instance.state_reason.as_deref()),
+        (Degraded, Some("the data is not there"))
+    );
+    let drift = fixture.cms.list_drift().await.unwrap();
+    assert_eq!(drift.len(), 1);
+    assert_eq!(drift[0].finding.kind, "storage_missing");
+    assert_eq!(drift[0].finding.instance_id, Some(instance.id));
+    // A sweep knows nothing of alarms and must not resolve them.
+    fixture.cms.record_drift(&[]).await.unwrap();
+    assert_eq!(fixture.cms.list_drift().await.unwrap().len(), 1);
+    let events = fixture.events(instance.id).await;
+    assert_eq!(events.iter().filter(|kind| *kind == "alarm").count(), 1);
+
+    fixture
+        .cms
+        .record_health_check(&fresh.scope, &check(1, false), None)
+        .await
+        .unwrap();
+    assert_eq!(fixture.instance(instance.id).await.state, Degraded);
+    fixture
+        .cms
+        .record_health_check(&fresh.scope, &check(2, true), None)
+        .await
+        .unwrap();
+    let instance = fixture.instance(instance.id).await;
+    assert_eq!((instance.state, instance.state_reason), (Running, None));
+    assert!(fixture.cms.list_drift().await.unwrap().is_empty());
+
+    fixture
+        .cms
+        .record_alarm(&fresh.scope, Reason::StorageMissing, "the data is not there")
+        .await
+        .unwrap();
+    let events = fixture.events(instance.id).await;
+    assert_eq!(events.iter().filter(|kind| *kind == "alarm").count(), 2);
+}
+
+#[tokio::test]
+async fn checks_at_the_same_time_are_all_counted() {
+    let fixture = Arc::new(Fixture::start().await);
+    let fresh = fixture.create_running("demo").await;
+    let tasks: Vec<_> = (1..=40)
+        .map(|n| {
+            let (fixture, scope) = (Arc::clone(&fixture), fresh.scope);
+            tokio::spawn(async move {
+                fixture
+                    .cms
+                    .record_health_check(&scope, &check(n, false), None)
+                    .await
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let intent = fixture.cms.intent(&fresh.scope).await.unwrap();
+    assert_eq!((intent.failed_checks, intent.state), (40, Degraded));
+}
+
+#[tokio::test]
+async fn whoever_sees_that_deletion_is_wanted_sees_the_deletion() {
+    let fixture = Arc::new(Fixture::start().await);
+    for round in 0..20 {
+        let fresh = fixture.create_running(&format!("db-{round}")).await;
+        let (checking, scope) = (Arc::clone(&fixture), fresh.scope);
+        let checks = tokio::spawn(async move {
+            for n in 1.. {
+                let intent = checking
+                    .cms
+                    .record_health_check(&scope, &check(n, true), None)
+                    .await
+                    .unwrap();
+                if intent.desired_state == DesiredState::Deleted {
+                    return intent;
+                }
+            }
+            unreachable!("the loop ends by a deletion")
+        });
+        fixture.request_delete(fresh.instance.id).await;
+        let intent = checks.await.unwrap();
+        assert_eq!(
+            intent.operation.map(|pending| pending.kind),
+            Some(OperationKind::Delete)
+        );
+        assert_eq!(intent.state, Deleting);
+    }
+}
