@@ -5,8 +5,14 @@
     reason = "tests may panic and print"
 )]
 
+mod home;
 mod postgres;
+#[cfg(feature = "server")]
+mod server;
 mod wait;
 
+pub use home::TestHome;
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
+#[cfg(feature = "server")]
+pub use server::{TestServer, TestServerOptions};
 pub use wait::wait_for;

@@ -39,7 +39,7 @@ pub fn server_programs() -> PathBuf {
 }
 
 /// The user that servers run as when the test runs as root, which PostgreSQL refuses.
-fn unprivileged_user() -> Option<(u32, u32)> {
+pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
     if !rustix::process::getuid().is_root() {
         return None;
     }

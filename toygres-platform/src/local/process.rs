@@ -1,0 +1,102 @@
+//! Processes of this machine, found by the directory they work in.
+//!
+//! A number in a file does not say that the process still is the one that was meant: numbers are used again. A
+//! server's working directory is its data directory, so `/proc/<pid>/cwd` says whose it is.
+
+use super::fault::fault;
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use toygres_models::operations::Reason;
+use toygres_models::{Error, ErrorKind, Result};
+
+/// How long killed processes may take to go before that is an error.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Whether the process is alive and works in exactly this directory. A zombie is not alive.
+pub(crate) fn works_in(pid: i32, directory: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let working_directory = identity(Path::new(&format!("/proc/{pid}/cwd")));
+    working_directory.is_some() && working_directory == identity(directory)
+}
+
+/// Every live process that works in this directory or below it.
+pub(crate) fn processes_in(directory: &Path) -> Vec<i32> {
+    let Ok(directory) = directory.canonicalize() else {
+        return Vec::new();
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let working_directory = std::fs::read_link(entry.path().join("cwd")).ok()?;
+            working_directory.starts_with(&directory).then_some(pid)
+        })
+        .collect()
+}
+
+/// Sends a signal; a process that is gone by now has what was wanted.
+pub(crate) fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid)
+        && let Err(error) = kill_process(pid, signal)
+        && error != rustix::io::Errno::SRCH
+    {
+        tracing::warn!(pid = pid.as_raw_nonzero(), %error, "can't send a signal");
+    }
+}
+
+/// Waits until nothing works in this directory or below it; `false` if something still does after `patience`.
+pub(crate) async fn wait_until_none_in(directory: &Path, patience: Duration) -> bool {
+    let begin = Instant::now();
+    let mut left = processes_in(directory);
+    loop {
+        left.retain(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok());
+        if left.is_empty() {
+            // Only now the costly question again: those that are gone may have left children.
+            left = processes_in(directory);
+        }
+        if left.is_empty() {
+            return true;
+        }
+        if begin.elapsed() >= patience {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Kills everything that works in this directory or below it, and waits until it is gone.
+///
+/// # Errors
+/// `Timeout` if something can't be killed (it hangs in the kernel).
+pub(crate) async fn kill_all_in(directory: &Path) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        for pid in processes_in(directory) {
+            signal(pid, Signal::KILL);
+        }
+        // Short rounds: one that was just being started is found by the next.
+        if wait_until_none_in(directory, Duration::from_millis(200)).await {
+            return Ok(());
+        }
+        if begin.elapsed() >= KILL_PATIENCE {
+            let message = format!("processes in {} can't be ended", directory.display());
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                Reason::PlatformUnavailable.as_str(),
+                message,
+            ));
+        }
+    }
+}
+
+/// An error for a program that could not be started.
+pub(crate) fn spawn_fault(error: std::io::Error, program: &Path) -> Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        let message = format!("{} is not there any more", program.display());
+        return fault(Reason::BinariesMissing, message).source(error);
+    }
+    super::fault::io_fault(error, "run", program)
+}
