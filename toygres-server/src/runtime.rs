@@ -1,0 +1,276 @@
+//! Where everything is put together, started and stopped.
+
+use crate::config::{Mode, PlatformKind, ServerConfig};
+use crate::embedded::EmbeddedDatabase;
+use crate::http;
+use crate::lock::HomeLock;
+use crate::service::Service;
+use crate::sweeper::Sweeper;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use toygres_activities::{Deps, Settings};
+use toygres_cms::{Cms, MasterKey};
+use toygres_engine::{Engine, EngineConfig};
+use toygres_models::{Error, ErrorKind, Result, Secret};
+use toygres_platform::Platform;
+use toygres_platform::local::{LocalConfig, LocalPlatform};
+
+/// Connections for everything but the engine's store, which has a pool of its own.
+const POOL_SIZE: u32 = 12;
+/// A request waits so long for the database, then says that it is away.
+const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+/// What an actor may stand still beyond the longest wait it is allowed.
+const STALLED_MARGIN: Duration = Duration::from_secs(300);
+
+/// Runs the server until SIGTERM or SIGINT.
+///
+/// # Errors
+/// `Conflict` `already_running` if another server runs on this home, `Config` `port_in_use` if its port is taken,
+/// and whatever keeps it from starting. Once it runs, it ends without an error.
+pub async fn serve(config: ServerConfig) -> Result<()> {
+    let _lock = HomeLock::take(&config.paths)?;
+    let listener = bind(config.listen).await?;
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_at_signal(stop.clone()));
+    let result = run(config, listener, stop).await;
+    signals.abort();
+    result
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::AddrInUse => Error::new(
+                ErrorKind::Config,
+                "port_in_use",
+                format!("another program listens on {address}"),
+            )
+            .hint("choose another port with --port, or stop that program"),
+            _ => Error::new(
+                ErrorKind::Config,
+                "bind_failed",
+                format!("can't listen on {address}: {}", cause.kind()),
+            )
+            .source(cause),
+        })
+}
+
+async fn stop_at_signal(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    stop.cancel();
+}
+
+/// Runs the server on `listener` until `stop` is cancelled: then it takes no more work, lets go on what has begun
+/// for the grace time, and releases everything. Local instances go on without it.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub async fn run(config: ServerConfig, listener: TcpListener, stop: CancellationToken) -> Result<()> {
+    run_with(config, listener, stop, None).await
+}
+
+/// As [`run`], on a platform that is handed in: for tests and benchmarks.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: ServerConfig,
+    listener: TcpListener,
+    stop: CancellationToken,
+    platform: Option<Arc<dyn Platform>>,
+) -> Result<()> {
+    let embedded = match &config.database_url {
+        Some(_) => None,
+        None => Some(EmbeddedDatabase::start(&config).await?),
+    };
+    let database_url = match (&config.database_url, &embedded) {
+        (Some(url), _) => url.clone(),
+        (None, Some(embedded)) => embedded.url(),
+        (None, None) => return Err(Error::internal("no control database")),
+    };
+    let result = run_on(&config, &database_url, listener, stop, platform).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    result
+}
+
+async fn run_on(
+    config: &ServerConfig,
+    database_url: &Secret,
+    listener: TcpListener,
+    stop: CancellationToken,
+    platform: Option<Arc<dyn Platform>>,
+) -> Result<()> {
+    let pool = connect(database_url).await?;
+    toygres_cms::migrate(&pool).await?;
+    let cms = Cms::new(pool.clone(), master_key(config)?);
+    cms.check_master_key().await?;
+    let platform = match platform {
+        Some(platform) => platform,
+        None => open_platform(config).await?,
+    };
+    let mut engine_config = EngineConfig::new(database_url.clone());
+    engine_config.current_traceparent = http::current_traceparent;
+    let engine = Engine::connect(engine_config, pool.clone()).await?;
+
+    let settings = Settings {
+        health_check_interval: config.health_check_interval,
+        health_check_timeout: config.health_check_timeout,
+        create_deadline: config.create_deadline,
+        ..Settings::default()
+    };
+    let workers = match config.mode {
+        Mode::Api => None,
+        Mode::Worker | Mode::All => {
+            let deps = Arc::new(Deps::new(cms.clone(), platform.clone(), settings));
+            Some(
+                engine
+                    .start(
+                        toygres_activities::registry(deps),
+                        toygres_orchestrations::registry(),
+                    )
+                    .await,
+            )
+        }
+    };
+    let default_version = match config
+        .postgres_version
+        .or_else(|| platform.versions().first().copied())
+    {
+        Some(version) => version,
+        None => return Err(Error::internal("a platform without any version was let through")),
+    };
+    let service = Arc::new(Service {
+        cms,
+        engine: engine.client(),
+        platform,
+        default_version,
+        mode: config.mode,
+    });
+    let sweeper = workers.is_some().then(|| {
+        let stalled_after = config.create_deadline + STALLED_MARGIN;
+        tokio::spawn(Sweeper::new(service.clone(), stalled_after).run(stop.clone()))
+    });
+
+    let address = listener
+        .local_addr()
+        .map_err(|cause| Error::internal("the listener has no address").source(cause))?;
+    tracing::info!(%address, "toygres {} serves", env!("CARGO_PKG_VERSION"));
+    serve_http(listener, http::router(service), &stop, config.shutdown_grace).await;
+
+    if let Some(sweeper) = sweeper {
+        sweeper.await.ok();
+    }
+    if let Some(workers) = workers {
+        workers.shutdown(config.shutdown_grace).await;
+    }
+    pool.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Answers requests until told to stop; then those that have begun may end within the grace time.
+async fn serve_http(listener: TcpListener, router: axum::Router, stop: &CancellationToken, grace: Duration) {
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(stop.clone().cancelled_owned())
+        .into_future();
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        _ = served => {}
+        () = overdue => tracing::warn!("requests were still open after {grace:?}"),
+    }
+}
+
+/// The one pool of the process. It connects when it is first used, so a database that is still starting is waited
+/// for here.
+async fn connect(database_url: &Secret) -> Result<PgPool> {
+    let pool = PgPoolOptions::new()
+        .max_connections(POOL_SIZE)
+        .acquire_timeout(POOL_TIMEOUT)
+        .connect_lazy(database_url.reveal())
+        .map_err(|cause| {
+            Error::new(
+                ErrorKind::Config,
+                "bad_database_url",
+                "DATABASE_URL is not a PostgreSQL URL",
+            )
+            .hint("it looks like postgres://user:password@host:5432/database")
+            .context(
+                cause
+                    .to_string()
+                    .replace(database_url.reveal().as_str(), "[redacted]"),
+            )
+        })?;
+    let first = async {
+        loop {
+            match sqlx::query("select 1").execute(&pool).await {
+                Ok(_) => return Ok(()),
+                Err(sqlx::Error::Database(cause))
+                    if !matches!(cause.code().as_deref(), Some("57P03" | "53300")) =>
+                {
+                    return Err(unreachable_database().source(sqlx::Error::Database(cause)));
+                }
+                Err(cause) => {
+                    tracing::warn!("the control database does not answer yet");
+                    tracing::debug!("{cause}");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(30), first).await {
+        Ok(result) => result.map(|()| pool),
+        Err(_) => Err(unreachable_database()),
+    }
+}
+
+fn unreachable_database() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "database_unavailable",
+        "the control database does not let the server in",
+    )
+    .hint("check DATABASE_URL, and that this database runs and may be connected to from here")
+}
+
+fn master_key(config: &ServerConfig) -> Result<MasterKey> {
+    match &config.master_key {
+        Some(key) => MasterKey::from_base64(key),
+        None => MasterKey::load_or_create(&config.paths.master_key),
+    }
+}
+
+async fn open_platform(config: &ServerConfig) -> Result<Arc<dyn Platform>> {
+    match config.platform {
+        PlatformKind::Local => Ok(Arc::new(LocalPlatform::open(local_config(config)).await?)),
+    }
+}
+
+fn local_config(config: &ServerConfig) -> LocalConfig {
+    LocalConfig::new(config.paths.postgres_home.clone())
+        .ports(config.local_ports.clone())
+        .search_path(&config.search_path)
+        .host(host_name())
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,158 @@
+//! The sweeper: finds what fell through, and puts it right.
+//!
+//! It starts actors that were never started, replaces actors that ended or stand still, removes what should be gone,
+//! reports what nobody knows, and prunes what is old. Everything it does can be done twice.
+
+use crate::service::Service;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use toygres_cms::{DriftFinding, Retention, WantedActor};
+use toygres_engine::{EngineStatus, PrunePolicy};
+use toygres_models::Result;
+use toygres_models::instances::InstanceState;
+use toygres_orchestrations::{InstanceActor, actor_id, instance_actor};
+
+const PERIOD: Duration = Duration::from_secs(5);
+const LEASE: &str = "sweeper";
+/// Longer than a period, so that a holder that lives keeps it.
+const LEASE_TIME: Duration = Duration::from_secs(20);
+/// A row this young is still being started by the request that wrote it.
+const START_GRACE: Duration = Duration::from_secs(3);
+const PRUNE_PERIOD: Duration = Duration::from_secs(300);
+
+/// One process's sweeper.
+pub(crate) struct Sweeper {
+    service: Arc<Service>,
+    holder: uuid::Uuid,
+    /// An actor whose instance shows no progress for so long is replaced.
+    stalled_after: Duration,
+    pruned: Option<Instant>,
+}
+
+impl Sweeper {
+    pub(crate) fn new(service: Arc<Service>, stalled_after: Duration) -> Self {
+        Self {
+            service,
+            holder: uuid::Uuid::new_v4(),
+            stalled_after,
+            pruned: None,
+        }
+    }
+
+    /// Sweeps until it is told to stop.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.sweep().await {
+                tracing::warn!(
+                    code = error.code(),
+                    detail = error.detail(),
+                    "the sweep was cut short: {error}"
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+        // Another node need not wait until it expires.
+        self.service.cms.release_lease(LEASE, self.holder).await.ok();
+    }
+
+    async fn sweep(&mut self) -> Result<()> {
+        // Processes of a machine can only be seen there, so every machine looks for itself.
+        if self.service.platform.host().is_some() {
+            self.drift().await?;
+        }
+        if !self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await? {
+            return Ok(());
+        }
+        self.actors().await?;
+        if self.service.platform.host().is_none() {
+            self.drift().await?;
+        }
+        if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_PERIOD) {
+            self.service.engine.prune(&PrunePolicy::default()).await?;
+            self.service.cms.prune(&Retention::default()).await?;
+            self.pruned = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn actors(&self) -> Result<()> {
+        let wanted = self.service.cms.actors_wanted().await?;
+        let ids: Vec<String> = wanted
+            .iter()
+            .map(|w| actor_id(w.instance_id, w.incarnation))
+            .collect();
+        let statuses = self.service.engine.statuses(&ids).await?;
+        for (wanted, id) in wanted.iter().zip(&ids) {
+            match statuses.get(id) {
+                None if wanted.age < START_GRACE => {}
+                None => self.start(wanted, wanted.incarnation).await?,
+                Some(EngineStatus::Running) if wanted.since_progress < self.stalled_after => {}
+                Some(EngineStatus::Running) => {
+                    tracing::warn!(instance_id = %wanted.instance_id, "the actor stands still and is replaced");
+                    self.service.engine.cancel(id, "replaced by the sweeper").await?;
+                    self.replace(wanted).await?;
+                }
+                Some(EngineStatus::Completed | EngineStatus::Failed) => self.replace(wanted).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn replace(&self, wanted: &WantedActor) -> Result<()> {
+        match self
+            .service
+            .cms
+            .replace_actor(wanted.instance_id, wanted.incarnation)
+            .await?
+        {
+            Some(incarnation) => self.start(wanted, incarnation).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn start(&self, wanted: &WantedActor, incarnation: i64) -> Result<()> {
+        tracing::info!(instance_id = %wanted.instance_id, incarnation, "the sweeper starts an actor");
+        let instance_id = wanted.instance_id;
+        let input = instance_actor::Input {
+            instance_id,
+            incarnation,
+            resume: None,
+        };
+        self.service
+            .engine
+            .start::<InstanceActor>(&actor_id(instance_id, incarnation), input)
+            .await
+    }
+
+    /// Compares what exists with what should. The platform is read before the rows: whatever is being made in
+    /// between has its row already.
+    async fn drift(&self) -> Result<()> {
+        let listed = self.service.platform.list().await?;
+        let ids: Vec<_> = listed.iter().map(|listed| listed.instance.id).collect();
+        let owners = self.service.cms.owners(&ids).await?;
+        let mut findings = Vec::new();
+        for listed in listed {
+            let instance = listed.instance;
+            match owners.get(&instance.id) {
+                None => findings.push(DriftFinding {
+                    kind: "unknown_object".to_owned(),
+                    object: instance.object_name(),
+                    instance_id: Some(instance.id),
+                    message:
+                        "it is on the platform, but there is no instance it belongs to; it is left alone"
+                            .to_owned(),
+                }),
+                Some(InstanceState::Deleted | InstanceState::Failed) => {
+                    tracing::warn!(instance_id = %instance.id, "removing what is left of an ended instance");
+                    self.service.platform.remove(&instance).await?;
+                }
+                Some(_) => {}
+            }
+        }
+        self.service.cms.record_drift(&findings).await
+    }
+}
