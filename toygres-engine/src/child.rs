@@ -1,0 +1,136 @@
+//! Orchestrations that run other orchestrations.
+//!
+//! duroxide can end a child without telling its parent, and it cancels a child whose future is dropped while the
+//! child's activity goes on. So a child is never awaited alone and never dropped before it has ended: now and then its
+//! parent asks how it is.
+
+use crate::activity::{Activity, ActivityContext, engine_name};
+use crate::envelope;
+use crate::error;
+use crate::failure::Failure;
+use crate::orchestration::{self, Context, Orchestration};
+use duroxide::{Either2, OrchestrationStatus};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use toygres_models::ErrorKind;
+
+/// When a parent asks for the first time how its child is. The pause doubles up to six times this.
+pub const CHILD_CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// The longest pause between two questions, as a multiple of the first.
+const LONGEST_PAUSE: u32 = 6;
+/// A child that is not there after so many questions was never started (about ten minutes by default).
+const MOST_ABSENCES: u32 = 20;
+
+/// Runs a child orchestration under this id and waits for it. The id must be new: an ended orchestration can't be
+/// started again.
+///
+/// # Errors
+/// The child's failure; `child_lost` when it ended without a word.
+pub async fn run_child<O: Orchestration>(
+    cx: &Context,
+    child_id: String,
+    input: O::Input,
+) -> Result<O::Output, Failure> {
+    run_child_checking::<O>(cx, child_id, input, CHILD_CHECK_PERIOD).await
+}
+
+/// As [`run_child`], asking for the first time after `period`.
+///
+/// # Errors
+/// As [`run_child`].
+pub async fn run_child_checking<O: Orchestration>(
+    cx: &Context,
+    child_id: String,
+    input: O::Input,
+    period: Duration,
+) -> Result<O::Output, Failure> {
+    let envelope = cx.seal(1, &input)?;
+    let name = orchestration::engine_name::<O>();
+    let mut child = cx
+        .inner
+        .schedule_sub_orchestration_with_id(name, child_id.as_str(), envelope);
+    let mut pause = period;
+    let mut absences = 0;
+    loop {
+        let told = match cx.inner.select2(&mut child, cx.inner.schedule_timer(pause)).await {
+            Either2::First(told) => told,
+            Either2::Second(()) => {
+                // One try is enough: the next question comes anyway.
+                let question = cx.seal(1, &child_id)?;
+                let question = cx.inner.schedule_activity(engine_name::<ChildStatus>(), question);
+                match cx.inner.select2(&mut child, question).await {
+                    Either2::First(told) => told,
+                    Either2::Second(answer) => {
+                        pause = (pause * 2).min(period * LONGEST_PAUSE);
+                        match read(answer) {
+                            Ok(Answer::Completed { output }) => Ok(output),
+                            Ok(Answer::Failed { error }) => Err(lost(&error).encode()),
+                            Ok(Answer::Absent) if absences < MOST_ABSENCES => {
+                                absences += 1;
+                                continue;
+                            }
+                            Ok(Answer::Absent) => Err(lost("").encode()),
+                            // It has ended, with an output that does not fit into an answer.
+                            Err(failure) if failure.kind == ErrorKind::TooLarge => Err(failure.encode()),
+                            Ok(Answer::Running) | Err(_) => continue,
+                        }
+                    }
+                }
+            }
+        };
+        return match told {
+            Ok(output) => envelope::decode(&output),
+            Err(text) => Err(Failure::decode(&text)),
+        };
+    }
+}
+
+fn read(answer: Result<String, String>) -> Result<Answer, Failure> {
+    answer
+        .map_err(|text| Failure::decode(&text))
+        .and_then(|text| envelope::decode(&text))
+}
+
+/// A child that ended by a failure of its own says so also when its message was lost.
+fn lost(error: &str) -> Failure {
+    serde_json::from_str(error).unwrap_or_else(|_| {
+        Failure::new(
+            ErrorKind::Internal,
+            "child_lost",
+            "a part of the work ended without a word",
+        )
+    })
+}
+
+/// Asks how an orchestration is. Built in.
+pub(crate) struct ChildStatus;
+
+/// How it is.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Absent,
+    Running,
+    Completed { output: String },
+    Failed { error: String },
+}
+
+impl Activity for ChildStatus {
+    const CRATE: &'static str = "toygres-engine";
+    const NAME: &'static str = "child-status";
+    type Deps = ();
+    type Input = String;
+    type Output = Answer;
+
+    async fn run(_: &(), cx: &ActivityContext, id: String) -> toygres_models::Result<Answer> {
+        let status = cx.client().get_orchestration_status(&id).await;
+        Ok(match status.map_err(error::from_client)? {
+            OrchestrationStatus::NotFound => Answer::Absent,
+            OrchestrationStatus::Running { .. } => Answer::Running,
+            OrchestrationStatus::Completed { output, .. } => Answer::Completed { output },
+            OrchestrationStatus::Failed { details, .. } => Answer::Failed {
+                error: details.display_message(),
+            },
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What everybody but orchestrations uses of the engine.
+
+use crate::envelope;
+use crate::error::{from_client, from_sqlx, unavailable};
+use crate::failure::Failure;
+use crate::orchestration::{Orchestration, WAKE_QUEUE, engine_name};
+use crate::store::Store;
+use duroxide::{Client, ClientError, OrchestrationStatus};
+use sqlx::PgPool;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use toygres_models::{Error, Result};
+
+/// How long a caller waits for the store. duroxide-pg itself would wait for a connection for 30 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How an orchestration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineStatus {
+    /// It goes on, or waits to be taken up.
+    Running,
+    /// It ended with an output.
+    Completed,
+    /// It ended with a failure, or was cancelled.
+    Failed,
+}
+
+/// Starts, wakes, cancels and asks. Cheap to clone.
+#[derive(Clone)]
+pub struct EngineClient {
+    pub(crate) client: Client,
+    pub(crate) store: Arc<Store>,
+    pub(crate) pool: PgPool,
+    pub(crate) schema: Arc<str>,
+    pub(crate) current_traceparent: fn() -> Option<String>,
+}
+
+impl EngineClient {
+    /// Starts an orchestration. Idempotent by id: if one with this id runs or has ended, nothing happens, and the
+    /// caller is not told.
+    ///
+    /// # Errors
+    /// `payload_too_large`; `database_unavailable`, after which it may or may not have been started: do it again.
+    pub async fn start<O: Orchestration>(&self, id: &str, input: O::Input) -> Result<()> {
+        if id.is_empty() {
+            return Err(Error::internal("an orchestration needs an id"));
+        }
+        let traceparent = (self.current_traceparent)();
+        let input = envelope::seal(traceparent.as_deref(), 1, &input)?;
+        self.soon(self.client.start_orchestration(id, engine_name::<O>(), input))
+            .await
+    }
+
+    /// Wakes an orchestration that waits. A wake-up of one that has not been taken up yet, or is not there, is lost,
+    /// which is harmless: a wake-up says only "look now".
+    ///
+    /// # Errors
+    /// `database_unavailable`.
+    pub async fn wake(&self, id: &str) -> Result<()> {
+        self.soon(self.client.enqueue_event(id, WAKE_QUEUE, "")).await
+    }
+
+    /// Fails an orchestration at once. Nothing is undone, and a running activity goes on for some seconds.
+    ///
+    /// # Errors
+    /// `database_unavailable`.
+    pub async fn cancel(&self, id: &str, reason: &str) -> Result<()> {
+        self.soon(self.client.cancel_instance(id, reason)).await
+    }
+
+    /// How these orchestrations are, by one query. Absent: never started, or pruned.
+    ///
+    /// # Errors
+    /// `database_unavailable`.
+    pub async fn statuses(&self, ids: &[String]) -> Result<HashMap<String, EngineStatus>> {
+        crate::sql::statuses(&self.pool, &self.schema, ids)
+            .await
+            .map_err(from_sqlx)
+    }
+
+    /// Waits until an orchestration has ended. Reads its whole history again and again: for tests.
+    ///
+    /// # Errors
+    /// `orchestration_timeout`; `database_unavailable`.
+    pub async fn wait<O: Orchestration>(
+        &self,
+        id: &str,
+        limit: Duration,
+    ) -> Result<std::result::Result<O::Output, Failure>> {
+        match self
+            .client
+            .wait_for_orchestration(id, limit)
+            .await
+            .map_err(from_client)?
+        {
+            OrchestrationStatus::Completed { output, .. } => Ok(envelope::decode(&output)),
+            OrchestrationStatus::Failed { details, .. } => Ok(Err(Failure::of_details(&details))),
+            OrchestrationStatus::Running { .. } | OrchestrationStatus::NotFound => {
+                Err(from_client(ClientError::Timeout))
+            }
+        }
+    }
+
+    /// Time since the store last answered a slot that looked for work, with work or without. Above some seconds the
+    /// store does not answer, the run-time has stopped, or was never started in this process.
+    #[must_use]
+    pub fn since_last_fetch(&self) -> Duration {
+        self.store.since_last_fetch()
+    }
+
+    async fn soon<T>(&self, call: impl Future<Output = std::result::Result<T, ClientError>>) -> Result<T> {
+        match tokio::time::timeout(PATIENCE, call).await {
+            Ok(answer) => answer.map_err(from_client),
+            Err(_) => Err(unavailable().context("no answer in time")),
+        }
+    }
+}

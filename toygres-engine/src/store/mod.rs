@@ -1,0 +1,229 @@
+//! The decorator round duroxide's PostgreSQL store.
+//!
+//! It wakes waiting slots at once instead of letting them poll, keeps work alive when the database fails for a while,
+//! and keeps out what would do damage. Each of these guards can be switched off, so that tests can show what it is
+//! for.
+
+mod contain;
+mod neighbours;
+mod provider;
+mod queue;
+mod retry;
+mod verdict;
+
+pub(crate) use verdict::{TOO_LARGE, Verdict, transient_sqlstate, verdict};
+
+use duroxide::providers::{Provider, ProviderError, WorkItem};
+use neighbours::Outbox;
+use queue::Queue;
+use sqlx::PgPool;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use toygres_models::Secret;
+
+/// Which guards are on. All of them, but in tests and benchmarks.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guards {
+    /// Slots are woken instead of polling.
+    pub wake: bool,
+    /// A failed renewal is not taken for a lost lock.
+    pub renewals: bool,
+    /// Errors that pass are told from those that stay, and tried again.
+    pub retries: bool,
+    /// duroxide's own failures reach the orchestration that waits, instead of failing it.
+    pub failures: bool,
+    /// Payloads have a limit.
+    pub payloads: bool,
+}
+
+impl Guards {
+    /// Every guard.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self {
+            wake: true,
+            renewals: true,
+            retries: true,
+            failures: true,
+            payloads: true,
+        }
+    }
+
+    /// No guard: the bare store.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            wake: false,
+            renewals: false,
+            retries: false,
+            failures: false,
+            payloads: false,
+        }
+    }
+}
+
+/// The two queues of the store.
+struct Queues {
+    orchestrations: Queue,
+    activities: Queue,
+}
+
+/// See the module.
+#[doc(hidden)]
+pub struct Store {
+    inner: Arc<dyn Provider>,
+    guards: Guards,
+    queues: Arc<Queues>,
+    outbox: Option<Arc<Outbox>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Puts the guards round a store. `look_period`: how often a waiting slot looks for work it was not told of.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Provider>, guards: Guards, look_period: Duration) -> Self {
+        let orchestrations = Queue::new("fetch_orchestration_item");
+        let activities = Queue::new("fetch_work_item");
+        let queues = Arc::new(Queues {
+            orchestrations,
+            activities,
+        });
+        let tasks = vec![tokio::spawn(keep_time(Arc::clone(&queues), look_period))];
+        Self {
+            inner,
+            guards,
+            queues,
+            outbox: None,
+            tasks,
+        }
+    }
+
+    /// Has it tell other processes of work, and listen to them, on a connection of its own.
+    #[must_use]
+    pub fn with_neighbours(mut self, pool: PgPool, url: Secret, schema: &str) -> Self {
+        let node = uuid::Uuid::new_v4().simple().to_string();
+        let outbox = Arc::new(Outbox::default());
+        let tell = neighbours::tell(pool, schema.to_owned(), node.clone(), Arc::clone(&outbox));
+        let listen = neighbours::listen(url, schema.to_owned(), node, Arc::downgrade(&self.queues));
+        self.tasks.extend([tokio::spawn(tell), tokio::spawn(listen)]);
+        self.outbox = Some(outbox);
+        self
+    }
+
+    /// Time since the store last answered a slot that looked for work, with work or without.
+    #[must_use]
+    pub fn since_last_fetch(&self) -> Duration {
+        let latest = self
+            .queues
+            .orchestrations
+            .last_look()
+            .max(self.queues.activities.last_look());
+        Instant::now().saturating_duration_since(latest)
+    }
+
+    /// Takes work (again).
+    pub fn open(&self) {
+        self.queues.orchestrations.open();
+        self.queues.activities.open();
+    }
+
+    /// Takes no work any more. Work that is being taken right now is waited for, for so long at most, so that no lock
+    /// is left behind.
+    pub async fn close(&self, limit: Duration) {
+        tokio::join!(
+            self.queues.orchestrations.close(limit),
+            self.queues.activities.close(limit)
+        );
+    }
+
+    /// The one place that every call to the inner store passes.
+    async fn pass<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
+        let begin = Instant::now();
+        let result = call.await;
+        if let Err(error) = &result {
+            tracing::debug!(method, elapsed = ?begin.elapsed(), verdict = ?verdict(error), %error, "the store refused");
+        }
+        result
+    }
+
+    /// Says that work for orchestrations is there, or will be.
+    fn hint_orchestrations(&self, items: &[WorkItem]) {
+        let mut now = 0;
+        for item in items {
+            match delay_of(item) {
+                Some(delay) => self.queues.orchestrations.hint_after(delay),
+                None => now += 1,
+            }
+        }
+        self.hint_orchestrations_now(now);
+    }
+
+    fn hint_orchestrations_now(&self, count: usize) {
+        let unserved = self.queues.orchestrations.hint(count);
+        if let Some(outbox) = &self.outbox {
+            outbox.add_orchestrations(unserved);
+        }
+    }
+
+    fn hint_activities(&self, count: usize) {
+        let unserved = self.queues.activities.hint(count);
+        if let Some(outbox) = &self.outbox {
+            outbox.add_activities(unserved);
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// How long until an item can be fetched, if not at once.
+fn delay_of(item: &WorkItem) -> Option<Duration> {
+    let WorkItem::TimerFired { fire_at_ms, .. } = item else {
+        return None;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // A millisecond more, since the store compares whole ones.
+    (Duration::from_millis(*fire_at_ms) + Duration::from_millis(1)).checked_sub(now)
+}
+
+/// Gives hints when they are due, and lets one slot a queue look every `period` whether or not there was a hint.
+async fn keep_time(queues: Arc<Queues>, period: Duration) {
+    let Queues {
+        orchestrations,
+        activities,
+    } = &*queues;
+    let mut next_look = Instant::now() + period;
+    loop {
+        let due = orchestrations
+            .give_due()
+            .into_iter()
+            .chain(activities.give_due())
+            .min();
+        let until = due.map_or(next_look, |due| due.min(next_look));
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = orchestrations.sooner.notified() => {}
+            () = activities.sooner.notified() => {}
+        }
+        if Instant::now() >= next_look {
+            orchestrations.hint_unsure(1);
+            activities.hint_unsure(1);
+            next_look = Instant::now() + period;
+        }
+    }
+}
