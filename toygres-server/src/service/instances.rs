@@ -4,7 +4,9 @@ use super::Service;
 use toygres_cms::{CreateInstance, Created, Idempotency, InstanceFilter, InstanceSelector, Origin};
 use toygres_models::events::InstanceEvent;
 use toygres_models::health::HealthCheck;
-use toygres_models::instances::{Connection, CreateInstanceRequest, Instance, InstanceAccepted};
+use toygres_models::instances::{
+    Connection, CreateInstanceRequest, Instance, InstanceAccepted, InstanceState,
+};
 use toygres_models::{Error, ErrorKind, PostgresVersion, Result};
 
 /// A request that was written down, to be done from now on.
@@ -87,9 +89,9 @@ impl Service {
 
     pub(crate) async fn delete_instance(&self, name: &str, origin: &Origin) -> Result<Accepted> {
         let deletion = self.cms.request_delete(&selector(name)?, origin).await?;
-        // A failed instance's actor has ended; the row's incarnation has risen, and a new actor starts.
-        self.nudge(deletion.instance.id, deletion.incarnation, true).await;
-        self.nudge(deletion.instance.id, deletion.incarnation, false)
+        // A failed instance's actor has ended; its row's incarnation has risen for a new one.
+        let needs_actor = deletion.instance.state == InstanceState::Failed;
+        self.nudge(deletion.instance.id, deletion.incarnation, needs_actor)
             .await;
         let body = InstanceAccepted {
             instance: deletion.instance,

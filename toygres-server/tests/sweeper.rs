@@ -1,0 +1,122 @@
+//! What falls through is found: actors that were never started, that ended, and what ended instances left behind.
+#![allow(missing_docs, reason = "a test")]
+
+use sqlx::{Connection as _, PgConnection, PgPool};
+use std::time::Duration;
+use toygres_engine::{Engine, EngineConfig};
+use toygres_models::Secret;
+use toygres_models::operations::OperationState;
+use toygres_testing::{TestServer, TestServerOptions, wait_for};
+
+const PASSWORD: &str = "sweeper-secret";
+
+async fn execute(server: &TestServer, sql: &str) {
+    let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+}
+
+async fn incarnation(server: &TestServer) -> i64 {
+    let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
+    sqlx::query_scalar("select max(incarnation) from cms.instances")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_whose_actor_was_never_started_is_done_all_the_same() {
+    // An API without workers writes the row and starts the actor; that start is then lost, as in a crash between.
+    let settings = vec![("TOYGRES_MODE".to_owned(), "api".to_owned())];
+    let api = TestServer::start_with(TestServerOptions {
+        settings,
+        ..Default::default()
+    })
+    .await;
+    let accepted = api.create("lost", PASSWORD).await;
+    execute(&api, "delete from duroxide.orchestrator_queue").await;
+    let (database_url, home) = api.stop().await;
+
+    let options = TestServerOptions {
+        database_url: Some(database_url),
+        home: Some(home),
+        ..Default::default()
+    };
+    let server = TestServer::start_with(options).await;
+    let operation = server.ended(&accepted).await;
+    assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_ended_is_replaced_and_the_old_one_is_fenced_off() {
+    let server = TestServer::start().await;
+    let accepted = server.create("orphan", PASSWORD).await;
+    server.ended(&accepted).await;
+    assert_eq!(incarnation(&server).await, 1);
+
+    let pool = PgPool::connect(&server.database_url).await.unwrap();
+    let config = EngineConfig::new(Secret::new(server.database_url.clone()));
+    let engine = Engine::connect(config, pool).await.unwrap();
+    let id = format!("actor-{}-1", accepted.instance.id);
+    engine.client().cancel(&id, "by the test").await.unwrap();
+    wait_for("another incarnation", Duration::from_secs(60), || async {
+        (incarnation(&server).await == 2).then_some(())
+    })
+    .await;
+
+    let before = server
+        .get("/api/instances/orphan/health")
+        .await
+        .1
+        .as_array()
+        .map_or(0, Vec::len);
+    wait_for("it to be watched again", Duration::from_secs(60), || async {
+        let (_, checks) = server.get("/api/instances/orphan/health").await;
+        (checks.as_array()?.len() > before + 1).then_some(())
+    })
+    .await;
+    let deletion = server.request_delete("orphan").await;
+    assert_eq!(server.ended(&deletion).await.state, OperationState::Succeeded);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_ended_instance_left_is_removed_and_what_nobody_knows_is_only_reported() {
+    let server = TestServer::start().await;
+    let accepted = server.create("ghost", PASSWORD).await;
+    server.ended(&accepted).await;
+    let instances = server.home.path().join("instances");
+    let directory = instances.join(format!("ghost-{}", accepted.instance.id.short()));
+    let record = std::fs::read_to_string(directory.join("instance.json")).unwrap();
+    let deletion = server.request_delete("ghost").await;
+    server.ended(&deletion).await;
+    assert!(!directory.exists());
+
+    // As if a process that had been stopped in the middle of making it went on after the deletion.
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("instance.json"), &record).unwrap();
+    // And one that no row knows.
+    let stranger = toygres_models::InstanceId::generate();
+    let unknown = instances.join(format!("ghost-{}", stranger.short()));
+    std::fs::create_dir(&unknown).unwrap();
+    let foreign = record.replace(&accepted.instance.id.to_string(), &stranger.to_string());
+    std::fs::write(unknown.join("instance.json"), foreign).unwrap();
+
+    wait_for("the leftover to go", Duration::from_secs(60), || async {
+        (!directory.exists()).then_some(())
+    })
+    .await;
+    wait_for("the stranger to be reported", Duration::from_secs(60), || async {
+        let mut connection = PgConnection::connect(&server.database_url).await.ok()?;
+        let sql =
+            "select object from cms.drift_findings where kind = 'unknown_object' and resolved_at is null";
+        let object: Option<String> = sqlx::query_scalar(sql)
+            .fetch_optional(&mut connection)
+            .await
+            .ok()?;
+        object.filter(|object| unknown.ends_with(object))
+    })
+    .await;
+    assert!(unknown.exists(), "what nobody knows is left alone");
+    server.stop().await;
+}
