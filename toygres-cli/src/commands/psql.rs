@@ -1,0 +1,33 @@
+//! `toygres psql`
+
+use crate::args::Psql;
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// Becomes psql, so that its exit code, its signals and its terminal are its own.
+pub(crate) async fn run(args: Psql, client: &Client) -> Result<ExitCode> {
+    let connection = client.connection(args.name.as_str(), true).await?;
+    let mut psql = Command::new("psql");
+    // By environment, not by arguments: those everybody on the machine can see, and the user's own come in between.
+    psql.env("PGHOST", &connection.host)
+        .env("PGPORT", connection.port.to_string())
+        .env("PGUSER", &connection.user)
+        .env("PGDATABASE", &connection.database)
+        .args(args.arguments);
+    if let Some(password) = &connection.password {
+        psql.env("PGPASSWORD", password);
+    }
+    let cause = psql.exec();
+    Err(match cause.kind() {
+        ErrorKind::NotFound => Failure::failed("psql is not installed, or not in PATH")
+            .next("install it; on Debian and Ubuntu: apt-get install postgresql-client")
+            .next(format!(
+                "or use another client: toygres connect {} --show-password",
+                args.name.as_str()
+            )),
+        _ => Failure::failed("psql can't be started").why(cause),
+    })
+}

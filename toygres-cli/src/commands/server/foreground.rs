@@ -1,0 +1,22 @@
+//! `toygres server start --foreground`: this process becomes the server.
+
+use super::home;
+use crate::args::Start;
+use crate::failure::Result;
+use toygres_server::config::ServerConfig;
+use toygres_telemetry::{ConsoleFormat, LogConfig};
+
+pub(super) async fn run(args: &Start) -> Result<()> {
+    let config = ServerConfig::load(super::overrides(&args.options))?;
+    home::prepare(&config.paths)?;
+    // Not over the address of a server that runs; that there is one, the server itself says best.
+    if home::running(&config.paths)?.is_none() {
+        home::record_url(&config.paths, config.listen)?;
+    }
+    let _log = toygres_telemetry::init(&LogConfig {
+        file: Some(config.paths.server_log.clone()),
+        console: (!args.no_console).then_some(ConsoleFormat::Pretty),
+        filter: config.log_filter.clone(),
+    })?;
+    Ok(toygres_server::serve(config).await?)
+}

@@ -1,0 +1,115 @@
+//! `toygres server logs`
+
+use crate::args::Logs;
+use crate::failure::{Failure, Result};
+use crate::printer::Printer;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toygres_server::config::Paths;
+
+const POLL_PAUSE: Duration = Duration::from_millis(200);
+const BLOCK_BYTES: u64 = 64 * 1024;
+
+pub(super) async fn run(args: &Logs, printer: &Printer) -> Result<()> {
+    let mut log = LogFile::open(Paths::from_environment()?.server_log)?;
+    log.seek_to_last(args.tail)?;
+    loop {
+        // Asked before reading: what was written to the old file before the new one came is read first.
+        let rotated = log.is_rotated();
+        for line in log.read_lines(!args.follow || rotated)? {
+            printer.log_line(&line)?;
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        if rotated {
+            log = LogFile::open(log.path)?;
+        } else {
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+    }
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// The beginning of a line whose end is not written yet.
+    partial: Vec<u8>,
+}
+
+impl LogFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                partial: Vec::new(),
+            }),
+            Err(cause) => Err(unreadable(&path, &cause).next("toygres server start")),
+        }
+    }
+
+    /// Goes back from the end by `lines` lines.
+    fn seek_to_last(&mut self, lines: usize) -> Result<()> {
+        let find = |file: &mut File| -> std::io::Result<()> {
+            let end = file.metadata()?.len();
+            let mut begin = end;
+            let mut breaks = 0;
+            while begin > 0 {
+                let block_begin = begin.saturating_sub(BLOCK_BYTES);
+                let mut block = vec![0; usize::try_from(begin - block_begin).unwrap_or_default()];
+                file.seek(SeekFrom::Start(block_begin))?;
+                file.read_exact(&mut block)?;
+                for (offset, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+                    let after = block_begin + offset as u64 + 1;
+                    // The line break at the very end ends the last line, it begins none.
+                    breaks += usize::from(after < end);
+                    if lines == 0 || breaks == lines {
+                        file.seek(SeekFrom::Start(if lines == 0 { end } else { after }))?;
+                        return Ok(());
+                    }
+                }
+                begin = block_begin;
+            }
+            file.seek(SeekFrom::Start(0))?;
+            Ok(())
+        };
+        find(&mut self.file).map_err(|cause| unreadable(&self.path, &cause))
+    }
+
+    /// The lines that were written since the last call; with `also_partial` what has no end yet, too.
+    fn read_lines(&mut self, also_partial: bool) -> Result<Vec<String>> {
+        let mut bytes = std::mem::take(&mut self.partial);
+        self.file
+            .read_to_end(&mut bytes)
+            .map_err(|cause| unreadable(&self.path, &cause))?;
+        let whole = if also_partial {
+            bytes.len()
+        } else {
+            bytes
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |last| last + 1)
+        };
+        self.partial = bytes.split_off(whole);
+        Ok(String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Whether the path leads to another file by now. For the moment between two files it leads nowhere.
+    fn is_rotated(&self) -> bool {
+        match (std::fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(now), Ok(open)) => (now.dev(), now.ino()) != (open.dev(), open.ino()),
+            _ => false,
+        }
+    }
+}
+
+fn unreadable(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::failed(format!("the log {} can't be read", path.display())).why(cause)
+}

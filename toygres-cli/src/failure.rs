@@ -1,0 +1,94 @@
+//! Why a command ends without success: what happened, why, what to do next, and the exit code.
+
+use toygres_models::Error;
+use toygres_models::problem::Problem;
+
+/// Exit codes, as `toygres --help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The reader of our output has gone away (`toygres list | head -1`): nothing to complain about.
+    BrokenPipe = 0,
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+    TimedOut = 4,
+    Interrupted = 130,
+}
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    pub(crate) why: Vec<String>,
+    pub(crate) next: Vec<String>,
+    /// Whether the same request may succeed a little later.
+    pub(crate) passing: bool,
+}
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            why: Vec::new(),
+            next: Vec::new(),
+            passing: false,
+        }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    /// Adds a cause. An empty one is left out.
+    pub(crate) fn why(mut self, why: impl ToString) -> Self {
+        self.why.push(why.to_string());
+        self.why.retain(|why| !why.is_empty());
+        self
+    }
+
+    /// Adds a command to try or a thing to do.
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next.push(next.into());
+        self
+    }
+
+    pub(crate) fn passing(mut self) -> Self {
+        self.passing = true;
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    /// The detail is shown too: these errors come from this machine's own server, to the person who starts it.
+    fn from(error: Error) -> Self {
+        let failure = Self::failed(format!("{} [{}]", error.message(), error.code())).why(error.detail());
+        match error.next_step() {
+            Some(hint) => failure.next(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let mut failure = Self::failed(format!("{} [{}]", problem.detail, problem.code));
+        // The detail of a problem with one field or more lists them; here each has its line.
+        if !problem.errors.is_empty() {
+            failure.message = format!("the request is not valid [{}]", problem.code);
+            failure.why = problem
+                .errors
+                .iter()
+                .map(|e| format!("{}: {}", e.field, e.message))
+                .collect();
+        }
+        if problem.status >= 500 {
+            failure = failure.why(format!("trace {}", problem.trace_id));
+        }
+        failure.passing = problem.status >= 500 || problem.status == 429;
+        failure.next.extend(problem.hint);
+        failure
+    }
+}
