@@ -3,6 +3,8 @@
 //! One trait with declarative, idempotent verbs. A platform holds no truth of its own: what should exist is in the
 //! CMS, what does exist is on the platform, and every verb can be called again after any crash.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod local;
 
 use async_trait::async_trait;
@@ -116,6 +118,15 @@ pub struct Listed {
     pub running: bool,
 }
 
+/// Something on the platform that looks like toygres's, but does not say which instance it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    /// What it is called there.
+    pub object: String,
+    /// What is wrong with it, for people.
+    pub message: String,
+}
+
 /// Where PostgreSQL runs. Every verb is idempotent and safe to call at the same time for different instances;
 /// calls for one instance are put in order by the platform.
 ///
@@ -155,4 +166,9 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Everything on the platform that says it belongs to a toygres instance.
     async fn list(&self) -> Result<Vec<Listed>>;
+
+    /// What looks like toygres's but can't be told whose it is: to be reported, never touched.
+    async fn unknown(&self) -> Result<Vec<Unknown>> {
+        Ok(Vec::new())
+    }
 }

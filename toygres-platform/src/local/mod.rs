@@ -1,36 +1,41 @@
 //! PostgreSQL as processes of this machine: the embedded default.
 //!
 //! One directory and one loopback port an instance. The servers outlive the control plane, as pods do; a new control
-//! plane finds them by what stands in their directories.
+//! plane finds them by what stands in their directories. All servers run as one user of the machine, so they are kept
+//! apart by their passwords, not by the operating system.
 
 mod cluster;
+mod create;
+mod fault;
+mod files;
+mod home;
+mod log;
+mod ports;
+mod process;
 mod programs;
 mod record;
-mod user;
+mod run_as;
+mod start;
 mod work;
 
 pub use cluster::{Cluster, ServerState, StartOptions};
 pub use programs::Programs;
-pub use user::RunAs;
+pub use run_as::RunAs;
 
-use crate::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage};
+use crate::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage, Unknown};
 use async_trait::async_trait;
-use cluster::io_error;
-use record::Record;
+use fault::reason_of;
+use home::Home;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use toygres_models::instances::Endpoint;
 use toygres_models::operations::Reason;
-use toygres_models::{Error, ErrorKind, InstanceId, PostgresVersion, Result};
-use user::private_directory;
-use work::{Progress, Work};
-
-/// The only address that local instances listen on.
-const HOST: &str = "127.0.0.1";
+use toygres_models::{PostgresVersion, Result};
+use work::{Progress, Task, Work, blocking};
 
 /// How long a wait goes by without looking itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -41,6 +46,7 @@ pub struct LocalConfig {
     directory: PathBuf,
     ports: RangeInclusive<u16>,
     search_path: String,
+    programs: Option<Programs>,
     host: String,
     at_once: usize,
 }
@@ -55,6 +61,7 @@ impl LocalConfig {
             directory,
             ports: 20_000..=29_999,
             search_path: String::new(),
+            programs: None,
             host: "localhost".to_owned(),
             at_once,
         }
@@ -74,263 +81,179 @@ impl LocalConfig {
         self
     }
 
+    /// These programs, instead of those that are found.
+    #[must_use]
+    pub fn programs(mut self, programs: Programs) -> Self {
+        self.programs = Some(programs);
+        self
+    }
+
     /// This machine's name: only it acts on its instances.
     #[must_use]
     pub fn host(mut self, host: String) -> Self {
         self.host = host;
         self
     }
+
+    /// How many instances are made or started at the same time, at least 1; twice the cores if not said.
+    #[must_use]
+    pub fn at_once(mut self, at_once: usize) -> Self {
+        self.at_once = at_once.max(1);
+        self
+    }
 }
 
 /// See the module.
 pub struct LocalPlatform {
-    config: LocalConfig,
-    programs: Programs,
-    run_as: RunAs,
-    slots: Mutex<HashMap<InstanceId, Arc<Slot>>>,
-    /// Held while a port is chosen and written down.
-    ports: Mutex<()>,
-    at_once: Arc<Semaphore>,
+    home: Arc<Home>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
+    places: Arc<Semaphore>,
 }
 
 /// What this process knows of an instance beyond its directory.
 #[derive(Default)]
 struct Slot {
-    /// Puts the calls for one instance in order.
-    turn: Arc<AsyncMutex<()>>,
+    /// Puts the calls that change an instance in order.
+    turn: AsyncMutex<()>,
     work: Mutex<Option<Work>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slot {
+    fn work(&self) -> std::sync::MutexGuard<'_, Option<Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl LocalPlatform {
     /// Looks what programs there are, and takes up what is below the directory.
     ///
     /// # Errors
-    /// `Config`: `binaries_missing`, or `permission_denied` if the user that PostgreSQL runs as can't go there.
+    /// `Config`: `binaries_missing`, or `permission_denied` if the directory can't be used by this process or
+    /// entered by the user that PostgreSQL runs as.
     pub async fn open(config: LocalConfig) -> Result<Self> {
-        let programs = Programs::find(&config.directory, &config.search_path);
-        programs.newest()?;
-        let run_as = RunAs::find()?;
-        for directory in [
-            &config.directory,
-            &config.directory.join("instances"),
-            &config.directory.join("trash"),
-        ] {
-            passable_directory(directory).map_err(|cause| io_error(directory, cause))?;
-        }
-        run_as.check_can_enter(&config.directory.join("instances"))?;
-        let at_once = Arc::new(Semaphore::new(config.at_once));
-        let platform = Self {
-            config,
-            programs,
-            run_as,
+        let places = Arc::new(Semaphore::new(config.at_once));
+        let home = blocking(move || {
+            let programs = config
+                .programs
+                .unwrap_or_else(|| Programs::find(&config.directory, &config.search_path));
+            programs.newest()?;
+            let home = Home {
+                directory: config.directory,
+                ports: config.ports,
+                programs,
+                run_as: RunAs::find()?,
+                host: config.host,
+                choosing: Mutex::default(),
+            };
+            home.prepare()?;
+            home.empty_trash(None)?;
+            Ok(home)
+        });
+        Ok(Self {
+            home: Arc::new(home.await?),
             slots: Mutex::default(),
-            ports: Mutex::default(),
-            at_once,
-        };
-        platform.empty_trash("").await?;
-        Ok(platform)
+            places,
+        })
     }
 
-    fn directory(&self, instance: &InstanceRef) -> PathBuf {
-        self.config
-            .directory
-            .join("instances")
-            .join(instance.object_name())
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, id: InstanceId) -> Arc<Slot> {
-        lock(&self.slots).entry(id).or_default().clone()
+    fn slot(&self, instance: &InstanceRef) -> Arc<Slot> {
+        self.slots().entry(instance.object_name()).or_default().clone()
     }
 
-    async fn turn(&self, id: InstanceId) -> (Arc<Slot>, OwnedMutexGuard<()>) {
-        let slot = self.slot(id);
-        let turn = slot.turn.clone().lock_owned().await;
-        (slot, turn)
-    }
-
-    fn cluster(&self, instance: &InstanceRef, version: PostgresVersion) -> Result<Cluster> {
-        Ok(Cluster::new(
-            self.directory(instance),
-            self.programs.directory(version)?.to_owned(),
-            self.run_as,
-        ))
-    }
-
-    /// For looking only: no program is run by it.
-    fn any_cluster(&self, instance: &InstanceRef) -> Cluster {
-        Cluster::new(self.directory(instance), PathBuf::new(), self.run_as)
-    }
-
-    /// The instance's record, made or repaired; its port is free unless it was handed out before.
-    fn record(&self, spec: &InstanceSpec, storage: Storage) -> Result<Record> {
-        let directory = self.directory(&spec.reference());
-        let _choosing = lock(&self.ports);
-        let known = Record::read(&directory).filter(|record| record.id == spec.id);
-        let port = match &known {
-            Some(record) if matches!(storage, Storage::MustExist { .. }) || is_free(record.port) => {
-                record.port
-            }
-            _ => self.choose_port(spec.id)?,
-        };
-        let record = Record {
-            id: spec.id,
-            name: spec.name.clone(),
-            namespace: spec.namespace.clone(),
-            postgres_version: spec.postgres_version,
-            port,
-            host: self.config.host.clone(),
-            storage_size_gb: spec.storage_size_gb,
-        };
-        if known.as_ref() != Some(&record) {
-            private_directory(&directory, self.run_as).map_err(|cause| io_error(&directory, cause))?;
-            record.write(&directory)?;
+    /// Lets go of what is known of an instance, unless another call holds it too.
+    fn forget(&self, instance: &InstanceRef, slot: &Arc<Slot>) {
+        let mut slots = self.slots();
+        // Two: the map's and the caller's. Nobody gets another while the map is locked.
+        if Arc::strong_count(slot) == 2 {
+            slots.remove(&instance.object_name());
         }
-        Ok(record)
     }
 
-    /// A port that no other instance has and nobody listens on. Where the search begins depends on the instance, so
-    /// that homes on the same machine seldom want the same one.
-    fn choose_port(&self, id: InstanceId) -> Result<u16> {
-        let taken: Vec<u16> = self.records().map(|record| record.port).collect();
-        let (first, count) = (*self.config.ports.start(), self.config.ports.len());
-        let offset = usize::try_from(id.0.as_u128() % count as u128).unwrap_or(0);
-        let candidates =
-            (0..count).filter_map(|n| u16::try_from((offset + n) % count).ok()?.checked_add(first));
-        candidates
-            .into_iter()
-            .find(|port| !taken.contains(port) && is_free(*port))
-            .ok_or_else(|| {
-                let range = format!("{} to {}", self.config.ports.start(), self.config.ports.end());
-                Error::new(
-                    ErrorKind::Throttled,
-                    Reason::PortTaken.as_str(),
-                    format!("no port from {range} is free"),
-                )
-            })
+    fn progress(&self, instance: &InstanceRef) -> Option<Progress> {
+        let slot = self.slots().get(&instance.object_name()).cloned()?;
+        slot.work().as_ref().map(Work::progress)
     }
 
-    fn records(&self) -> impl Iterator<Item = Record> {
-        let entries = std::fs::read_dir(self.config.directory.join("instances"));
-        entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| Record::read(&entry.path()))
+    /// The work that goes on for an instance.
+    fn watch(&self, instance: &InstanceRef) -> Option<tokio::sync::watch::Receiver<Progress>> {
+        let slot = self.slots().get(&instance.object_name()).cloned()?;
+        slot.work()
+            .as_ref()
+            .filter(|work| work.is_going_on())
+            .map(Work::watch)
     }
 
-    /// With `MustExist`: the data must be there and be the right one.
-    fn check_storage(&self, cluster: &Cluster, spec: &InstanceSpec, storage: Storage) -> Result<()> {
-        let Storage::MustExist { system_identifier } = storage else {
-            return Ok(());
-        };
-        let lost =
-            |reason: Reason, message: String| Error::new(ErrorKind::StorageLost, reason.as_str(), message);
-        let data = cluster.data();
-        if !cluster.exists() {
-            return Err(lost(
-                Reason::StorageMissing,
-                format!("the data of {} is not at {}", spec.name, data.display()),
-            ));
+    fn look(&self, instance: &InstanceRef) -> Result<Observation> {
+        // Before the files: what it has done by now is then seen in them.
+        let progress = self.progress(instance);
+        let not_ready = |reason, message: String| Ok(Observation::NotReady { reason, message });
+        if !self.home.has(instance)? {
+            return if self.home.is_in_trash(instance)? {
+                not_ready(Reason::Stopped, "its files are not all removed yet".to_owned())
+            } else {
+                Ok(Observation::Absent)
+            };
         }
-        let foreign_record =
-            Record::read(&self.directory(&spec.reference())).is_some_and(|record| record.id != spec.id);
-        let foreign_data = system_identifier.is_some() && cluster.system_identifier() != system_identifier;
-        if foreign_record || foreign_data {
-            return Err(lost(
-                Reason::StorageForeign,
-                format!("the data at {} is not that of {}", data.display(), spec.name),
-            ));
+        if let Err(error) = self.home.check_owner(instance) {
+            return not_ready(reason_of(&error), error.to_string());
         }
-        Ok(())
-    }
-
-    fn look(&self, instance: &InstanceRef) -> Observation {
-        let directory = self.directory(instance);
-        if !directory.exists() {
-            return Observation::Absent;
-        }
-        let cluster = self.any_cluster(instance);
-        let slot = self.slot(instance.id);
-        let not_ready = |reason, message: &str| Observation::NotReady {
-            reason,
-            message: message.to_owned(),
-        };
-        if cluster.state() == ServerState::Ready
+        let cluster = self.home.any_cluster(instance);
+        let state = cluster.state();
+        if state == ServerState::Ready
             && let Some(port) = cluster.running_port()
         {
-            let endpoint = Endpoint {
-                host: HOST.to_owned(),
-                port,
-            };
-            return Observation::Ready {
-                endpoint,
+            let host = ports::HOST.to_owned();
+            return Ok(Observation::Ready {
+                endpoint: Endpoint { host, port },
                 system_identifier: cluster.system_identifier(),
+            });
+        }
+        match progress {
+            Some(Progress::Queued) => not_ready(Reason::Queued, "others are made first".to_owned()),
+            Some(Progress::Making) => {
+                not_ready(Reason::Starting, "its data directory is being made".to_owned())
+            }
+            Some(Progress::Starting) => not_ready(Reason::Starting, "its server is starting".to_owned()),
+            _ if state != ServerState::Stopped => not_ready(
+                Reason::Starting,
+                "its server starts, recovers or stops".to_owned(),
+            ),
+            Some(Progress::Failed { reason, message }) => not_ready(reason, message),
+            Some(Progress::Done) | None => self.why_stopped(instance, &cluster),
+        }
+    }
+
+    /// What the files say of an instance whose server does not run and which nobody works on.
+    fn why_stopped(&self, instance: &InstanceRef, cluster: &Cluster) -> Result<Observation> {
+        let (reason, message) = if cluster.exists() {
+            let said = log::since_start(&cluster.log());
+            let reason = if log::says_disk_full(&said) {
+                Reason::DiskFull
+            } else {
+                Reason::Stopped
             };
-        }
-        if let Some(work) = lock(&slot.work).as_ref() {
-            match work.progress() {
-                Progress::Queued => return not_ready(Reason::Queued, "other instances are made first"),
-                Progress::Making => return not_ready(Reason::Starting, "its data directory is being made"),
-                Progress::Starting => return not_ready(Reason::Starting, "its server is starting"),
-                Progress::Failed { reason, message } => return Observation::NotReady { reason, message },
-                Progress::Done => {}
-            }
-        }
-        match cluster.state() {
-            ServerState::Starting => not_ready(Reason::Starting, "its server starts or recovers"),
-            _ if cluster.exists() => not_ready(Reason::Stopped, "its server does not run"),
-            _ => not_ready(Reason::Stopped, "its data directory is not there"),
-        }
+            let last_words = log::last_words(&said);
+            (
+                reason,
+                format!("its server does not run; its last words: {last_words}"),
+            )
+        } else if self.home.has_served(instance) {
+            (
+                Reason::StorageMissing,
+                "its data is not there any more".to_owned(),
+            )
+        } else {
+            (
+                Reason::Stopped,
+                "its data directory was not made to the end".to_owned(),
+            )
+        };
+        Ok(Observation::NotReady { reason, message })
     }
-
-    /// Removes what removals of instances whose name begins so have left to do.
-    async fn empty_trash(&self, prefix: &str) -> Result<()> {
-        let trash = self.config.directory.join("trash");
-        let prefix = prefix.to_owned();
-        let emptied = tokio::task::spawn_blocking(move || {
-            for entry in std::fs::read_dir(&trash).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                    remove_directory(&entry.path()).map_err(|cause| io_error(&entry.path(), cause))?;
-                }
-            }
-            Ok(())
-        });
-        emptied
-            .await
-            .unwrap_or_else(|_| Err(Error::internal("removing files panicked")))
-    }
-}
-
-/// A process that was just killed may still put a file into a directory that is being emptied: then once more.
-fn remove_directory(path: &Path) -> std::io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match std::fs::remove_dir_all(path) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(cause) if cause.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries < 10 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Others may go through, but not look around.
-fn passable_directory(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-}
-
-fn is_free(port: u16) -> bool {
-    std::net::TcpListener::bind((HOST, port)).is_ok()
 }
 
 #[async_trait]
@@ -340,54 +263,54 @@ impl Platform for LocalPlatform {
     }
 
     fn host(&self) -> Option<&str> {
-        Some(&self.config.host)
+        Some(&self.home.host)
     }
 
     fn versions(&self) -> Vec<PostgresVersion> {
-        self.programs.versions()
+        self.home.programs.versions()
     }
 
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
         let instance = spec.reference();
-        let cluster = self.cluster(&instance, spec.postgres_version)?;
-        let (slot, _turn) = self.turn(spec.id).await;
-        if lock(&slot.work).as_ref().is_some_and(Work::is_going_on) {
-            return Ok(());
+        let cluster = self.home.cluster(&instance, spec.postgres_version)?;
+        let slot = self.slot(&instance);
+        let _turn = slot.turn.lock().await;
+        let (home, wanted) = (self.home.clone(), instance.clone());
+        blocking(move || home.check_storage(&wanted, storage)).await?;
+        let work = slot.work().take();
+        match work {
+            Some(work) if work.progress() == Progress::Done => work.end().await,
+            Some(work) if work.is_going_on() => {
+                *slot.work() = Some(work);
+                return Ok(());
+            }
+            _ => {}
         }
-        self.check_storage(&cluster, spec, storage)?;
-        if cluster.state() != ServerState::Stopped {
-            return Ok(());
+        let (home, wanted) = (self.home.clone(), spec.clone());
+        let record = blocking(move || home.record(&wanted, storage)).await?;
+        // One that lives but does not answer is left alone: recovery can take long, and killing it starts it anew.
+        if cluster.state() == ServerState::Stopped {
+            let task = Task {
+                home: self.home.clone(),
+                cluster,
+                record,
+                password: spec.password.clone(),
+                places: self.places.clone(),
+            };
+            *slot.work() = Some(Work::begin(task));
         }
-        let record = self.record(spec, storage)?;
-        if !is_free(record.port) {
-            let message = format!("another program listens on its port {}", record.port);
-            *lock(&slot.work) = Some(Work::failed(Reason::PortTaken, message.clone()));
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                Reason::PortTaken.as_str(),
-                message,
-            ));
-        }
-        let settings = spec
-            .memory_mb
-            .map(|memory| format!("shared_buffers={}MB", (memory / 4).max(16)));
-        let options = StartOptions {
-            port: record.port,
-            settings: settings.into_iter().collect(),
-        };
-        let password = (!cluster.exists()).then(|| spec.password.clone());
-        *lock(&slot.work) = Some(Work::begin(cluster, password, options, self.at_once.clone()));
         Ok(())
     }
 
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
-        Ok(self.look(instance))
+        self.look(instance)
     }
 
     async fn wait_ready(&self, instance: &InstanceRef, budget: Duration) -> Result<Observation> {
-        let begun = Instant::now();
+        let begin = Instant::now();
         loop {
-            let seen = self.look(instance);
+            let work = self.watch(instance);
+            let seen = self.look(instance)?;
             let waiting_helps = matches!(
                 &seen,
                 Observation::NotReady {
@@ -395,73 +318,59 @@ impl Platform for LocalPlatform {
                     ..
                 }
             );
-            let left = budget.saturating_sub(begun.elapsed());
+            let left = budget.saturating_sub(begin.elapsed());
             if !waiting_helps || left.is_zero() {
                 return Ok(seen);
             }
-            let work = lock(&self.slot(instance.id).work)
-                .as_ref()
-                .filter(|work| work.is_going_on())
-                .map(Work::watch);
             match work {
-                // Whoever does the work says when it has got somewhere. What was said just before this is seen by the
-                // next look.
+                // It looks often enough for all who wait, and says when it has got somewhere.
                 Some(mut progress) => {
                     tokio::time::timeout(left.min(LOOK_AGAIN), progress.changed())
                         .await
                         .ok();
                 }
                 None => {
-                    self.any_cluster(instance).wait_ready(left).await;
+                    self.home
+                        .any_cluster(instance)
+                        .wait_ready(left.min(LOOK_AGAIN))
+                        .await;
                 }
             }
         }
     }
 
     async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>> {
-        Ok(self.any_cluster(instance).last_words(options.tail))
+        let cluster = self.home.any_cluster(instance);
+        blocking(move || Ok(cluster.last_words(options.tail))).await
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
-        let (slot, _turn) = self.turn(instance.id).await;
-        let work = lock(&slot.work).take();
+        let slot = self.slot(instance);
+        let turn = slot.turn.lock().await;
+        let work = slot.work().take();
         if let Some(work) = work {
             work.abort().await;
         }
-        let directory = self.directory(instance);
-        if directory.exists() {
-            let cluster = self.any_cluster(instance);
-            cluster.stop_making();
-            cluster.stop_immediately().await;
-            let trash = self.config.directory.join("trash");
-            let target = trash.join(format!(
-                "{}-{:08x}",
-                instance.object_name(),
-                rand::random::<u32>()
-            ));
-            std::fs::rename(&directory, &target).map_err(|cause| io_error(&directory, cause))?;
-        }
-        self.empty_trash(&instance.object_name()).await?;
-        lock(&self.slots).remove(&instance.id);
+        self.home.check_owner(instance)?;
+        self.home.any_cluster(instance).end_all().await?;
+        let (home, removed) = (self.home.clone(), instance.clone());
+        blocking(move || {
+            home.move_to_trash(&removed)?;
+            home.empty_trash(Some(&removed))
+        })
+        .await?;
+        drop(turn);
+        self.forget(instance, &slot);
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Listed>> {
-        let entries = std::fs::read_dir(self.config.directory.join("instances"));
-        let mut listed = Vec::new();
-        for entry in entries.into_iter().flatten().flatten() {
-            let Some(record) = Record::read(&entry.path()) else {
-                tracing::warn!(directory = %entry.path().display(), "a directory that no instance is known for");
-                continue;
-            };
-            let instance = InstanceRef {
-                id: record.id,
-                name: record.name,
-                namespace: record.namespace,
-            };
-            let running = self.any_cluster(&instance).state() != ServerState::Stopped;
-            listed.push(Listed { instance, running });
-        }
-        Ok(listed)
+        let home = self.home.clone();
+        blocking(move || home.list()).await
+    }
+
+    async fn unknown(&self) -> Result<Vec<Unknown>> {
+        let home = self.home.clone();
+        blocking(move || home.unknown()).await
     }
 }

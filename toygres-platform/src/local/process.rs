@@ -22,7 +22,8 @@ pub(crate) fn works_in(pid: i32, directory: &Path) -> bool {
     working_directory.is_some() && working_directory == identity(directory)
 }
 
-/// Every live process that works in this directory or below it.
+/// Every live process that works in this directory or below it: servers, `initdb`, and what they started. Not the
+/// shell of a person who looks around there, and not this process.
 pub(crate) fn processes_in(directory: &Path) -> Vec<i32> {
     let Ok(directory) = directory.canonicalize() else {
         return Vec::new();
@@ -32,9 +33,26 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<i32> {
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let working_directory = std::fs::read_link(entry.path().join("cwd")).ok()?;
-            working_directory.starts_with(&directory).then_some(pid)
+            let is_there =
+                working_directory.starts_with(&directory) && u32::try_from(pid) != Ok(std::process::id());
+            (is_there && !is_of_a_person(&entry.path())).then_some(pid)
         })
         .collect()
+}
+
+/// Has a terminal, and is not PostgreSQL's, which has one too if toygres was started on one.
+fn is_of_a_person(process: &Path) -> bool {
+    let program = std::fs::read_link(process.join("exe")).unwrap_or_default();
+    let program = program.file_name().unwrap_or_default().to_string_lossy();
+    if program.starts_with("postgres") || program.starts_with("initdb") {
+        return false;
+    }
+    // proc(5): behind the name in brackets come state, parent, group, session, terminal.
+    let status = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let terminal = status
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(4));
+    terminal.is_some_and(|terminal| terminal != "0")
 }
 
 /// Sends a signal; a process that is gone by now has what was wanted.

@@ -2,7 +2,6 @@
 
 use super::fault::fault;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use toygres_models::operations::Reason;
@@ -16,13 +15,11 @@ pub struct Programs {
 
 impl Programs {
     /// Looks in `/usr/lib/postgresql/*/bin`, `<home>/postgresql/*/bin`, what `pg_config --bindir` says, and the
-    /// directories of `path` (the value of the variable `PATH`, whose relative parts are left out). Of two of one
-    /// version the first wins. Runs a program for each directory, which takes some milliseconds: for the start.
+    /// directories of `search_path` (the value of the variable `PATH`, whose relative parts are left out). Of two of
+    /// one version the first wins. Runs a program for each directory, which takes some milliseconds: for the start.
     #[must_use]
-    pub fn find(path: Option<&OsStr>, home: &Path) -> Self {
-        let in_path: Vec<PathBuf> = path
-            .into_iter()
-            .flat_map(std::env::split_paths)
+    pub fn find(home: &Path, search_path: &str) -> Self {
+        let in_path: Vec<PathBuf> = std::env::split_paths(search_path)
             .filter(|directory| directory.is_absolute())
             .collect();
         let configured = in_path
@@ -55,24 +52,30 @@ impl Programs {
         self.directories.keys().rev().copied().collect()
     }
 
+    /// The highest version.
+    ///
+    /// # Errors
+    /// `Config` (`binaries_missing`) if there are no programs at all.
+    pub fn newest(&self) -> Result<PostgresVersion> {
+        self.directories.keys().next_back().copied().ok_or_else(|| {
+            let message = "the PostgreSQL server programs are not installed on this machine";
+            let hint = "install them (Debian, Ubuntu: apt-get install postgresql), then start the toygres server again";
+            fault(Reason::BinariesMissing, message).hint(hint)
+        })
+    }
+
     /// The directory with the programs of a version.
     ///
     /// # Errors
     /// `Config`: `binaries_missing` if there are none at all, `version_unavailable` if there are others.
     pub fn directory(&self, version: PostgresVersion) -> Result<&Path> {
+        self.newest()?;
         if let Some(directory) = self.directories.get(&version) {
             return Ok(directory);
         }
         let install = format!(
             "install it (Debian, Ubuntu: apt-get install postgresql-{version}), then start the toygres server again"
         );
-        if self.directories.is_empty() {
-            return Err(fault(
-                Reason::BinariesMissing,
-                "the PostgreSQL server programs are not installed on this machine",
-            )
-            .hint("install them (Debian, Ubuntu: apt-get install postgresql), then start the toygres server again"));
-        }
         let there: Vec<String> = self.versions().iter().map(ToString::to_string).collect();
         Err(fault(
             Reason::VersionUnavailable,
@@ -108,9 +111,7 @@ fn output_of(program: &Path, argument: &str) -> Option<String> {
 /// The major version in `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
 fn parse_version(text: &str) -> Option<PostgresVersion> {
     let number = text.split_once("(PostgreSQL) ")?.1;
-    let end = number
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(number.len());
+    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
     number[..end].parse().ok()
 }
 
@@ -159,11 +160,11 @@ mod tests {
     fn programs_are_found_in_the_usual_places_and_in_the_path() {
         let bin = toygres_testing::server_programs();
         let nowhere = Path::new("/nonexistent");
-        let by_path = Programs::find(Some(bin.as_os_str()), nowhere);
+        let by_path = Programs::find(nowhere, bin.to_str().unwrap());
         assert!(!by_path.versions().is_empty());
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(home.path().join("postgresql/any")).unwrap();
         std::os::unix::fs::symlink(&bin, home.path().join("postgresql/any/bin")).unwrap();
-        assert!(!Programs::find(None, home.path()).versions().is_empty());
+        assert!(!Programs::find(home.path(), "").versions().is_empty());
     }
 }

@@ -1,10 +1,13 @@
 //! What the platform writes down about an instance: `instance.json` in its directory. Never a password.
 
-use super::cluster::{io_error, sync_directory};
+use super::fault::io_fault;
+use super::files::{read_small, write_whole};
+use crate::InstanceRef;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
+use std::io;
 use std::path::Path;
-use toygres_models::{InstanceId, InstanceName, PostgresVersion, Result};
+use toygres_models::{Error, InstanceId, InstanceName, PostgresVersion, Result};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,29 +16,57 @@ pub(crate) struct Record {
     pub(crate) name: InstanceName,
     pub(crate) namespace: Option<String>,
     pub(crate) postgres_version: PostgresVersion,
-    pub(crate) port: u16,
+    /// The machine it was made on.
     pub(crate) host: String,
+    pub(crate) port: u16,
+    /// It has taken connections on this port: clients may have it, so it must not change any more.
+    pub(crate) port_is_known: bool,
     pub(crate) storage_size_gb: i32,
+    pub(crate) memory_mb: Option<i32>,
+    pub(crate) created_at: DateTime<Utc>,
 }
 
 const FILE: &str = "instance.json";
+const LIMIT: u64 = 64 * 1024;
 
 impl Record {
-    /// None if it is not there or can't be read.
-    pub(crate) fn read(directory: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(directory.join(FILE)).ok()?).ok()
+    /// The record in an instance's directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// If there is one that can't be read or understood.
+    pub(crate) fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(FILE);
+        match read_small(&path, LIMIT) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(io_fault(error, "read", &path)),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                Error::internal(format!("{} can't be understood", path.display())).source(error)
+            }),
+        }
     }
 
     /// Puts it in place whole, and on disk.
+    ///
+    /// # Errors
+    /// As the file system's.
     pub(crate) fn write(&self, directory: &Path) -> Result<()> {
-        let write = || -> std::io::Result<()> {
-            let new = directory.join("instance.json.new");
-            let mut file = std::fs::File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            std::fs::rename(&new, directory.join(FILE))?;
-            sync_directory(directory)
-        };
-        write().map_err(|cause| io_error(&directory.join(FILE), cause))
+        let json =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::internal("a record as JSON").source(e))?;
+        write_whole(&directory.join(FILE), &json, 0o600)
+    }
+
+    pub(crate) fn instance(&self) -> InstanceRef {
+        InstanceRef {
+            id: self.id,
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+        }
     }
 }

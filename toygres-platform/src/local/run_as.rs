@@ -1,4 +1,4 @@
-//! Which user the servers run as.
+//! The user that PostgreSQL runs as. It refuses to run as root.
 
 use super::fault::{fault, io_fault};
 use std::os::unix::fs::{MetadataExt, chown};
@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use toygres_models::Result;
 use toygres_models::operations::Reason;
 
-/// The user that server processes run as: the caller's own, or an unprivileged one if the caller is root, since
-/// PostgreSQL refuses root.
-#[derive(Debug, Clone)]
+/// Who server processes run as, and who owns their data: the caller's own user, or an unprivileged one if the caller
+/// is root.
+#[derive(Debug, Clone, Copy)]
 pub struct RunAs(Option<Account>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Account {
-    name: String,
+    name: &'static str,
     user: u32,
     group: u32,
 }
@@ -25,7 +25,7 @@ impl RunAs {
     ///
     /// # Errors
     /// `Config` (`permission_denied`) if the caller is root and neither user exists.
-    pub fn detect() -> Result<Self> {
+    pub fn find() -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self(None));
         }
@@ -35,14 +35,20 @@ impl RunAs {
             Some(account) => Ok(Self(Some(account))),
             None => Err(fault(
                 Reason::PermissionDenied,
-                "PostgreSQL refuses to run as root, and there is neither a user \"postgres\" nor \"nobody\"",
+                "PostgreSQL does not run as root, and there is neither a user \"postgres\" nor \"nobody\"",
             )
             .hint("add one (adduser --system postgres), or start toygres as another user")),
         }
     }
 
-    /// A command that runs as this user, in a process group of its own, with nothing of the caller's environment:
-    /// a tenant can read his server's, and the control plane's holds secrets.
+    /// The user and group to change to, if they are not the caller's own.
+    #[must_use]
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        self.0.map(|account| (account.user, account.group))
+    }
+
+    /// A command that runs as this user, in a process group of its own so that a Ctrl-C is not meant for it, with
+    /// nothing of the caller's environment: a tenant can read his server's, and the control plane's holds secrets.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -50,20 +56,15 @@ impl RunAs {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .stdin(Stdio::null())
             .process_group(0);
-        if let Some(account) = &self.0 {
-            command.uid(account.user).gid(account.group);
+        if let Some((user, group)) = self.ids() {
+            command.uid(user).gid(group);
         }
         command
     }
 
-    /// The user and group to give files to; `None` where they have the right owner already.
-    pub(crate) fn owner(&self) -> Option<(u32, u32)> {
-        self.0.as_ref().map(|account| (account.user, account.group))
-    }
-
     /// Gives a file or directory to this user.
-    pub(crate) fn own(&self, path: &Path) -> Result<()> {
-        match self.owner() {
+    pub(crate) fn give(&self, path: &Path) -> Result<()> {
+        match self.ids() {
             None => Ok(()),
             Some((user, group)) => {
                 chown(path, Some(user), Some(group)).map_err(|e| io_fault(e, "change the owner of", path))
@@ -93,7 +94,7 @@ impl RunAs {
             };
             if metadata.mode() & bit == 0 {
                 let message = format!(
-                    "PostgreSQL runs as the user \"{}\", who can't enter {}, which is on the way to {}",
+                    "PostgreSQL runs as the user \"{}\", who can't enter {}, on the way to {}",
                     account.name,
                     part.display(),
                     directory.display()
@@ -107,14 +108,14 @@ impl RunAs {
     }
 }
 
-fn find_account(users: &str, name: &str) -> Option<Account> {
+fn find_account(users: &str, name: &'static str) -> Option<Account> {
     let mut fields = users
         .lines()
         .map(|line| line.split(':'))
         .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?
         .skip(1);
     Some(Account {
-        name: name.to_owned(),
+        name,
         user: fields.next()?.parse().ok()?,
         group: fields.next()?.parse().ok()?,
     })

@@ -1,15 +1,24 @@
-//! What `ensure` has under way: making the data directory and starting the server, out of the caller's sight.
+//! What `ensure` has under way: making the data and starting the server, out of the caller's sight.
 
 use super::cluster::{Cluster, ServerState, StartOptions};
+use super::fault::reason_of;
+use super::home::Home;
+use super::record::Record;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use toygres_models::operations::Reason;
-use toygres_models::{Error, ErrorKind, Secret};
+use toygres_models::{Error, Result, Secret};
 
-/// After so long the work is not watched any more; recovery of much data may take longer, and goes on.
-const WATCHED: Duration = Duration::from_secs(60);
+/// How often a server that dies while it starts is started again by one `ensure`, and the pause before.
+const START_ATTEMPTS: u32 = 3;
+const START_PAUSE: Duration = Duration::from_millis(500);
+/// How long a server that starts keeps its place in the queue. Recovery may take an hour, others need not wait.
+const PLACE_LIMIT: Duration = Duration::from_secs(2);
+/// What a server gets that asks for no memory, and the least any gets, in MiB.
+const DEFAULT_SHARED_BUFFERS_MB: u64 = 64;
+const LEAST_SHARED_BUFFERS_MB: u64 = 32;
 
 /// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,132 +30,175 @@ pub(crate) enum Progress {
     Failed { reason: Reason, message: String },
 }
 
-/// See the module.
+/// What one piece of work is about.
+pub(crate) struct Task {
+    pub(crate) home: Arc<Home>,
+    pub(crate) cluster: Cluster,
+    pub(crate) record: Record,
+    pub(crate) password: Secret,
+    pub(crate) places: Arc<Semaphore>,
+}
+
+/// A piece of work that has begun, and how it goes. If it is dropped, the work goes on.
 pub(crate) struct Work {
-    task: Option<JoinHandle<()>>,
-    /// Told when the work is not wanted any more.
-    unwanted: Arc<Notify>,
+    task: JoinHandle<()>,
     progress: watch::Receiver<Progress>,
 }
 
 impl Work {
-    /// Begins. With a password the data directory is made first, when it is this one's turn.
-    pub(crate) fn begin(
-        cluster: Cluster,
-        password: Option<Secret>,
-        options: StartOptions,
-        at_once: Arc<Semaphore>,
-    ) -> Self {
+    pub(crate) fn begin(task: Task) -> Self {
         let (say, progress) = watch::channel(Progress::Queued);
-        let unwanted = Arc::new(Notify::new());
-        let told = unwanted.clone();
         let task = tokio::spawn(async move {
-            let end = match run(&cluster, password, &options, &at_once, &say, &told).await {
+            let end = match task.run(&say).await {
                 Ok(()) => Progress::Done,
                 Err(error) => {
+                    let instance = task.record.instance().object_name();
                     tracing::warn!(
+                        instance,
                         code = error.code(),
                         detail = error.detail(),
                         "a local instance did not start: {error}"
                     );
-                    let reason = error.code().parse().unwrap_or(Reason::CrashLoop);
                     Progress::Failed {
-                        reason,
-                        message: error.message().to_owned(),
+                        reason: reason_of(&error),
+                        message: error.to_string(),
                     }
                 }
             };
             say.send_replace(end);
         });
-        Self {
-            task: Some(task),
-            unwanted,
-            progress,
-        }
-    }
-
-    /// Work that could not even begin.
-    pub(crate) fn failed(reason: Reason, message: String) -> Self {
-        let (_, progress) = watch::channel(Progress::Failed { reason, message });
-        Self {
-            task: None,
-            unwanted: Arc::default(),
-            progress,
-        }
-    }
-
-    pub(crate) fn progress(&self) -> Progress {
-        let progress = self.progress.borrow().clone();
-        if !self.is_going_on() && matches!(progress, Progress::Queued | Progress::Making | Progress::Starting)
-        {
-            let message = "the work on it was cut off".to_owned();
-            return Progress::Failed {
-                reason: Reason::Stopped,
-                message,
-            };
-        }
-        progress
+        Self { task, progress }
     }
 
     pub(crate) fn is_going_on(&self) -> bool {
-        self.task.as_ref().is_some_and(|task| !task.is_finished())
+        !self.task.is_finished()
     }
 
+    pub(crate) fn progress(&self) -> Progress {
+        // Asked in this order, since it ends by saying so.
+        let is_going_on = self.is_going_on();
+        match self.progress.borrow().clone() {
+            Progress::Queued | Progress::Making | Progress::Starting if !is_going_on => Progress::Failed {
+                reason: Reason::Stopped,
+                message: "the work on it was cut off".to_owned(),
+            },
+            progress => progress,
+        }
+    }
+
+    /// Hears of every change from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<Progress> {
         let mut progress = self.progress.clone();
         progress.mark_unchanged();
         progress
     }
 
-    /// Ends it, and returns when it has ended. Whatever process it started is in `postmaster.pid` by then.
+    /// Returns when it has ended by itself, which is soon after it said that it is done.
+    pub(crate) async fn end(self) {
+        self.task.await.ok();
+    }
+
+    /// Ends it, and returns when it has ended. A server that it has started goes on.
     pub(crate) async fn abort(self) {
-        if let Some(task) = self.task {
-            // Kept until it is asked for, so it can't come too early.
-            self.unwanted.notify_one();
-            task.await.ok();
-        }
+        self.task.abort();
+        self.task.await.ok();
     }
 }
 
-async fn run(
-    cluster: &Cluster,
-    password: Option<Secret>,
-    options: &StartOptions,
-    at_once: &Semaphore,
-    say: &watch::Sender<Progress>,
-    unwanted: &Notify,
-) -> Result<(), Error> {
-    let make = async {
-        let place = at_once
-            .acquire()
-            .await
-            .map_err(|_| Error::internal("the queue is closed"))?;
-        if let Some(password) = password {
+impl Task {
+    async fn run(&self, say: &watch::Sender<Progress>) -> Result<()> {
+        let mut record = self.record.clone();
+        let place = self.places.acquire().await;
+        let place = place.map_err(|_| Error::internal("the queue is closed"))?;
+        if !self.cluster.exists() {
             say.send_replace(Progress::Making);
-            cluster.create(&password).await?;
+            self.cluster.create(&self.password).await?;
         }
-        Ok(place)
-    };
-    let _place = unless(unwanted, make).await?;
-    say.send_replace(Progress::Starting);
-    // Never cut off: a process that nobody has written down could not be found again.
-    cluster.start(options).await?;
-    let state = unless(unwanted, async { Ok(cluster.wait_ready(WATCHED).await) }).await?;
-    if state == ServerState::Stopped {
-        let last_words = cluster.last_words(3).join(" | ");
-        if super::cluster::disk_is_full(&last_words) {
-            return Err(super::cluster::disk_full());
+        say.send_replace(Progress::Starting);
+        let mut place = Some(place);
+        let mut attempt = 1;
+        loop {
+            let error = match self.start(&mut record, &mut place).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            place = None;
+            if reason_of(&error) != Reason::CrashLoop {
+                return Err(error);
+            }
+            if attempt == START_ATTEMPTS {
+                let message = format!("its server was started {attempt} times and died each time: {error}");
+                return Err(Error::new(error.kind(), Reason::CrashLoop.as_str(), message));
+            }
+            attempt += 1;
+            tokio::time::sleep(START_PAUSE).await;
         }
-        return Err(super::cluster::ended_while_starting(&last_words));
+        // Those who wait need not wait for the disk.
+        say.send_replace(Progress::Done);
+        if !record.port_is_known {
+            record.port_is_known = true;
+            self.write(&record).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Starts the server and waits until it takes connections, however long it takes.
+    async fn start<P>(&self, record: &mut Record, place: &mut Option<P>) -> Result<()> {
+        loop {
+            match self.cluster.start(&options(record)).await {
+                // Nobody can know the port yet.
+                Err(error) if reason_of(&error) == Reason::PortTaken && !record.port_is_known => {
+                    self.choose_another_port(record).await?;
+                }
+                result => break result?,
+            }
+        }
+        let mut state = self.cluster.wait_ready(PLACE_LIMIT).await;
+        *place = None;
+        if state == ServerState::Starting {
+            state = self.cluster.wait_ready(Duration::MAX).await;
+        }
+        match state {
+            ServerState::Ready => Ok(()),
+            ServerState::Starting | ServerState::Stopped => Err(self.cluster.why_ended()),
+        }
+    }
+
+    async fn choose_another_port(&self, record: &mut Record) -> Result<()> {
+        let (home, mut changed) = (self.home.clone(), record.clone());
+        *record = blocking(move || home.choose_port(&mut changed).map(|()| changed)).await?;
+        Ok(())
+    }
+
+    async fn write(&self, record: &Record) -> Result<()> {
+        let (directory, record) = (self.cluster.directory.clone(), record.clone());
+        blocking(move || record.write(&directory)).await
+    }
 }
 
-async fn unless<T>(unwanted: &Notify, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::select! {
-        result = work => result,
-        () = unwanted.notified() => {
-            Err(Error::new(ErrorKind::Superseded, Reason::Stopped.as_str(), "it is not wanted any more"))
-        }
+/// Does long file work where it holds up nobody.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("file work panicked")))
+}
+
+fn options(record: &Record) -> StartOptions {
+    let machine_mb = rustix::system::sysinfo().totalram as u64 / (1024 * 1024);
+    let shared_buffers = match record.memory_mb.and_then(|memory| u64::try_from(memory).ok()) {
+        // More than the machine has could not be started.
+        Some(memory) => (memory.min(machine_mb) / 4).max(LEAST_SHARED_BUFFERS_MB),
+        None => DEFAULT_SHARED_BUFFERS_MB,
+    };
+    let settings = vec![
+        format!("cluster_name={}", record.instance().object_name()),
+        "max_connections=100".to_owned(),
+        format!("shared_buffers={shared_buffers}MB"),
+    ];
+    StartOptions {
+        port: record.port,
+        settings,
     }
 }

@@ -1,0 +1,226 @@
+//! What the local platform's tests share.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use toygres_models::operations::Reason;
+use toygres_platform::conformance::Hooks;
+use toygres_platform::local::{LocalConfig, LocalPlatform, Programs};
+use toygres_platform::{InstanceRef, Observation, Platform};
+use toygres_testing::{TestHome, server_programs, wait_for};
+
+/// A local platform in a directory of its own; its servers end with the test.
+pub struct Local {
+    pub platform: LocalPlatform,
+    pub directory: PathBuf,
+    // Dropped last.
+    pub home: TestHome,
+}
+
+impl Local {
+    pub async fn new() -> Self {
+        Self::with(|config| config).await
+    }
+
+    /// With a configuration that differs.
+    pub async fn with(change: impl FnOnce(LocalConfig) -> LocalConfig) -> Self {
+        let home = TestHome::new();
+        let directory = home.path().join("local");
+        let platform = LocalPlatform::open(change(config(&directory))).await.unwrap();
+        Self {
+            platform,
+            directory,
+            home,
+        }
+    }
+
+    pub fn instance(&self, instance: &InstanceRef) -> PathBuf {
+        self.directory.join("instances").join(instance.object_name())
+    }
+
+    pub fn pid(&self, instance: &InstanceRef) -> i32 {
+        pid_of(&self.instance(instance)).expect("a server that runs")
+    }
+}
+
+/// The default configuration with the one version that the tests use.
+pub fn config(directory: &Path) -> LocalConfig {
+    LocalConfig::new(directory.to_owned()).programs(Programs::in_directories([server_programs()]))
+}
+
+/// The number in an instance's `postmaster.pid`.
+pub fn pid_of(instance: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(instance.join("data/postmaster.pid")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+pub fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok()
+}
+
+pub async fn wait_dead(pid: i32) {
+    wait_for("a process to end", Duration::from_secs(30), || async {
+        (!is_alive(pid)).then_some(())
+    })
+    .await;
+}
+
+/// Command lines of processes that work below a directory.
+pub fn processes_below(directory: &Path) -> Vec<String> {
+    let directory = directory.canonicalize().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| {
+            let works_in = std::fs::read_link(entry.path().join("cwd")).ok()?;
+            let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            works_in
+                .starts_with(&directory)
+                .then(|| command.replace('\0', " ").trim().to_owned())
+        })
+        .collect()
+}
+
+#[async_trait]
+impl Hooks for Local {
+    fn platform(&self) -> &dyn Platform {
+        &self.platform
+    }
+
+    async fn reopened(&self) -> Box<dyn Platform> {
+        Box::new(LocalPlatform::open(config(&self.directory)).await.unwrap())
+    }
+
+    async fn kill_server(&self, instance: &InstanceRef) {
+        let pid = self.pid(instance);
+        signal(pid, Signal::KILL);
+        wait_dead(pid).await;
+    }
+
+    async fn destroy_storage(&self, instance: &InstanceRef) {
+        let pid = self.pid(instance);
+        // Not killed, or nobody would ever remove its shared memory.
+        signal(pid, Signal::QUIT);
+        wait_dead(pid).await;
+        std::fs::remove_dir_all(self.instance(instance).join("data")).unwrap();
+    }
+
+    async fn left_over(&self) -> Vec<String> {
+        let mut found = processes_below(self.home.path());
+        for part in ["instances", "trash"] {
+            for entry in std::fs::read_dir(self.directory.join(part)).unwrap().flatten() {
+                found.push(entry.path().display().to_string());
+            }
+        }
+        found
+    }
+}
+
+/// A file system of its own in memory, that goes with the test however it ends.
+pub struct Tmpfs {
+    keeper: Child,
+}
+
+const TMPFS_KEEPER: &str = r#"
+mount -t tmpfs -o size="$SIZE",mode=755 toygres-test "$DIR" && echo ok || exit 1
+while read -r size; do mount -o remount,size="$size" "$DIR" && echo ok; done
+for process in /proc/[0-9]*; do
+    case $(readlink "$process/cwd") in "$DIR"/*) kill -QUIT "${process#/proc/}" ;; esac
+done
+umount -l "$DIR"
+"#;
+
+impl Tmpfs {
+    /// Mounts one; `None` if this user may not, after saying so.
+    pub fn mount(directory: &Path, size: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can mount a small file system to fill");
+            return None;
+        }
+        let mut keeper = Command::new("sh")
+            .args(["-c", TMPFS_KEEPER])
+            .env("DIR", directory)
+            .env("SIZE", size)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut answer = String::new();
+        BufReader::new(keeper.stdout.as_mut().unwrap())
+            .read_line(&mut answer)
+            .unwrap();
+        if answer.trim() != "ok" {
+            eprintln!("SKIPPED: mounting a small file system to fill is not permitted here");
+            return None;
+        }
+        Some(Self { keeper })
+    }
+
+    pub fn resize(&mut self, size: &str) {
+        writeln!(self.keeper.stdin.as_mut().unwrap(), "{size}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(self.keeper.stdout.as_mut().unwrap())
+            .read_line(&mut answer)
+            .unwrap();
+        assert_eq!(answer.trim(), "ok");
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        self.keeper.wait().ok();
+    }
+}
+
+/// A process that waits in a directory and ends with the test.
+pub struct Bystander(Child);
+
+impl Bystander {
+    /// Runs `command` there as the user that servers run as.
+    pub fn run(directory: &Path, program: &str, arguments: &[&str]) -> Self {
+        let (user, group) = TestHome::owner();
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(user).gid(group);
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.0.id().try_into().unwrap()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Waits for it without any more help, and gives the reason why it is not ready.
+pub async fn not_ready(platform: &LocalPlatform, instance: &InstanceRef) -> (Reason, String) {
+    match platform
+        .wait_ready(instance, Duration::from_secs(60))
+        .await
+        .unwrap()
+    {
+        Observation::NotReady { reason, message } => (reason, message),
+        other => panic!("{other:?}"),
+    }
+}
