@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 #[test]
-fn the_names_that_running_work_depends_on_are_those_agreed_on() {
+fn golden_names_are_those_that_running_work_depends_on() {
     let activities = toygres_activities::NAMES
         .iter()
         .map(|name| format!("{}::activity::{name}", toygres_activities::CRATE));

@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_every_setting() {
+    fn golden_readme_lists_every_setting() {
         let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
         assert!(
             readme.contains(&settings_table()),
