@@ -22,7 +22,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "TOYGRES_HOME",
         default: "`~/.toygres`",
-        meaning: "Logs, pid file and master key; if set, also PostgreSQL's directories (else, for root, those are in `/var/lib/toygres`)",
+        meaning: "Log and pid file; if set, also keys and PostgreSQL's directories (else, for root, those are in `/var/lib/toygres`)",
     },
     Setting {
         name: "TOYGRES_LISTEN",
@@ -37,7 +37,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "TOYGRES_MASTER_KEY",
         default: "file",
-        meaning: "32 bytes in base64 that encrypt credentials; without it `master.key` in the home, made at first start",
+        meaning: "32 bytes in base64 that encrypt credentials; without it the file `master.key`, made at first start",
     },
     Setting {
         name: "TOYGRES_PLATFORM",
@@ -128,6 +128,8 @@ pub struct Paths {
     pub lock_file: PathBuf,
     /// The key that encrypts credentials.
     pub master_key: PathBuf,
+    /// The password of the embedded control database.
+    pub control_password: PathBuf,
     /// PostgreSQL's directories: `control/` and `instances/`.
     pub postgres_home: PathBuf,
 }
@@ -167,7 +169,9 @@ impl Paths {
             server_log: home.join("server.log"),
             pid_file: home.join("server.pid"),
             lock_file: home.join("server.lock"),
-            master_key: home.join("master.key"),
+            // Beside the data that they open: whoever comes with another home finds both or neither.
+            master_key: postgres_home.join("master.key"),
+            control_password: postgres_home.join("control.password"),
             postgres_home,
             home,
         })

@@ -45,7 +45,14 @@ impl EmbeddedDatabase {
             programs.directory(version)?.to_owned(),
             RunAs::find()?,
         );
-        let password = password(&config.paths.home.join("control.password"))?;
+        if cluster.exists() && !config.paths.control_password.exists() {
+            let (data, file) = (directory.display(), config.paths.control_password.display());
+            let message =
+                format!("the control database in {data} is there, but its password in {file} is not");
+            return Err(Error::new(ErrorKind::Config, "control_password_missing", message)
+                .hint("bring the file back from a backup, or set TOYGRES_HOME to begin anew elsewhere"));
+        }
+        let password = password(&config.paths.control_password)?;
         if !cluster.exists() {
             tracing::info!(directory = %directory.display(), "making the embedded control database");
         }
