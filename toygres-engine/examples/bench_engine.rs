@@ -159,7 +159,7 @@ async fn run(client: &EngineClient, prefix: &str, count: usize, activities: usiz
         if ended == count {
             return Ok(begin.elapsed());
         }
-        tokio::time::sleep(Duration::from_millis(if count == 1 { 1 } else { 50 })).await;
+        tokio::time::sleep(Duration::from_millis(if count == 1 { 2 } else { 50 })).await;
     }
 }
 
