@@ -66,7 +66,7 @@ health  $url/health
 
 next    ./toygres create shop --wait
         ./toygres list
-        ./toygres psql $name
+        ./toygres psql shop
         ./toygres server status | logs -f | stop
         ./scripts/stop-control-plane.sh --all
 END

@@ -1,13 +1,15 @@
 //! What goes wrong on a machine: the local platform names it, and goes on when it has passed.
 #![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 
 use rustix::process::Signal;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::time::Duration;
-use support::{Bystander, Local, Tmpfs, not_ready, signal, wait_dead};
+use support::{Bystander, Local, Tmpfs, not_ready, settled, signal, wait_dead};
 use toygres_models::ErrorKind;
 use toygres_models::operations::Reason;
 use toygres_platform::conformance::{Hooks, PASSWORD, connect, made, new_spec, ready_on};
@@ -42,7 +44,7 @@ async fn a_port_that_clients_know_is_never_changed() {
     let local = Local::new().await;
     let spec = new_spec(&local, "taken-late");
     let instance = spec.reference();
-    let first = made(&local, &spec).await;
+    let first = settled(&local, &spec).await;
     local.kill_server(&instance).await;
     let other = TcpListener::bind(("127.0.0.1", first.0.port)).unwrap();
     for storage in [MUST_EXIST, Storage::Create] {
@@ -64,20 +66,20 @@ async fn the_port_of_an_instance_that_does_not_run_is_not_given_away() {
         new_spec(&local, "two"),
         new_spec(&local, "three"),
     );
-    let first = made(&local, &one).await.0;
+    let first = settled(&local, &one).await.0;
     local.kill_server(&one.reference()).await;
-    let second = made(&local, &two).await.0;
+    let second = settled(&local, &two).await.0;
     assert_ne!(first.port, second.port);
     let error = local.platform.ensure(&three, Storage::Create).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Throttled, "port_taken"));
     local.platform.remove(&one.reference()).await.unwrap();
-    assert_eq!(made(&local, &three).await.0.port, first.port);
+    assert_eq!(settled(&local, &three).await.0.port, first.port);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_named_and_passes() {
     let home = toygres_testing::TestHome::new();
-    let Some(mut disk) = Tmpfs::mount(home.path(), "20m") else {
+    let Some(disk) = Tmpfs::mount(home.path(), "20m") else {
         return;
     };
     let directory = home.path().join("local");
@@ -87,6 +89,8 @@ async fn a_full_disk_is_named_and_passes() {
         directory,
         home,
     };
+    // Goes before the directory it is mounted on.
+    let mut disk = disk;
     let spec = new_spec(&local, "full");
     let instance = spec.reference();
     local.platform.ensure(&spec, Storage::Create).await.unwrap();
@@ -94,7 +98,7 @@ async fn a_full_disk_is_named_and_passes() {
     assert_eq!(reason, Reason::DiskFull, "while it is made: {message}");
 
     disk.resize("200m");
-    let (_, system_identifier) = made(&local, &spec).await;
+    let (_, system_identifier) = settled(&local, &spec).await;
     local.kill_server(&instance).await;
     let filler = local.home.path().join("filler");
     let written = std::fs::write(&filler, vec![1; 300 << 20]).unwrap_err();
@@ -111,9 +115,6 @@ async fn a_full_disk_is_named_and_passes() {
     ready_on(&local, &local.platform, &instance).await;
     local.platform.remove(&instance).await.unwrap();
     assert_eq!(local.left_over().await, Vec::<String>::new());
-    let Local { home, platform, .. } = local;
-    drop((platform, disk));
-    drop(home);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +170,7 @@ async fn a_server_that_dies_again_and_again_is_named_with_its_last_words() {
     let local = Local::new().await;
     let spec = new_spec(&local, "crash-loop");
     let instance = spec.reference();
-    made(&local, &spec).await;
+    settled(&local, &spec).await;
     local.kill_server(&instance).await;
     let (reason, message) = not_ready(&local.platform, &instance).await;
     assert_eq!(reason, Reason::Stopped, "{message}");
@@ -189,8 +190,8 @@ async fn a_number_that_another_process_has_by_now_is_not_taken_for_the_server() 
     let local = Local::new().await;
     let (spec, other) = (new_spec(&local, "reused"), new_spec(&local, "other"));
     let instance = spec.reference();
-    let first = made(&local, &spec).await;
-    made(&local, &other).await;
+    let first = settled(&local, &spec).await;
+    settled(&local, &other).await;
     local.kill_server(&instance).await;
     let pid_file = local.instance(&instance).join("data/postmaster.pid");
     let text = std::fs::read_to_string(&pid_file).unwrap();
@@ -215,7 +216,7 @@ async fn a_server_that_lives_but_takes_no_connections_is_left_alone() {
     let local = Local::new().await;
     let spec = new_spec(&local, "recovering");
     let instance = spec.reference();
-    made(&local, &spec).await;
+    settled(&local, &spec).await;
     let pid = local.pid(&instance);
     let pid_file = local.instance(&instance).join("data/postmaster.pid");
     let text = std::fs::read_to_string(&pid_file).unwrap();
@@ -331,7 +332,7 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
     let local = Local::new().await;
     let spec = new_spec(&local, "record");
     let instance = spec.reference();
-    let (endpoint, system_identifier) = made(&local, &spec).await;
+    let (endpoint, system_identifier) = settled(&local, &spec).await;
     let record = local.instance(&instance).join("instance.json");
     let must_exist = Storage::MustExist { system_identifier };
     for (is_running, damage) in [(true, None), (false, None), (true, Some("{"))] {
@@ -382,7 +383,7 @@ async fn what_a_tenant_started_or_put_there_stops_nothing() {
     let local = Local::new().await;
     let spec = new_spec(&local, "tenant");
     let instance = spec.reference();
-    let (endpoint, _) = made(&local, &spec).await;
+    let (endpoint, _) = settled(&local, &spec).await;
     let mut connection = connect(&local, &endpoint, PASSWORD).await.unwrap();
     let program = "copy (select 1) to program 'setsid sleep 1000 >/dev/null 2>&1 &'";
     sqlx::query(program).execute(&mut connection).await.unwrap();
@@ -411,15 +412,18 @@ async fn a_server_that_does_not_obey_is_killed_and_a_person_is_not() {
     let instance = spec.reference();
     made(&local, &spec).await;
     let inside = local.instance(&instance);
-    let shell = Bystander::run(&inside, "script", &["-qc", "sleep 1000", "/dev/null"]);
-    wait_for("the person's program", Duration::from_secs(10), || async {
+    // On a terminal of its own, as a person's shell is.
+    let command = format!("cd {} && exec sleep 1000", inside.display());
+    let _terminal = Bystander::run(Path::new("/"), "script", &["-qc", &command, "/dev/null"]);
+    let person = wait_for("the person's program", Duration::from_secs(10), || async {
         let there = support::processes_below(&inside);
-        there.iter().any(|command| command == "sleep 1000").then_some(())
+        let (pid, _) = there.into_iter().find(|(_, command)| command == "sleep 1000")?;
+        Some(pid)
     })
     .await;
     let pid = local.pid(&instance);
     signal(pid, Signal::STOP);
     local.platform.remove(&instance).await.unwrap();
     assert!(!support::is_alive(pid));
-    assert!(support::is_alive(shell.pid()));
+    assert!(support::is_alive(person));
 }

@@ -1,6 +1,7 @@
 //! What must not be seen: passwords, the control plane's environment, servers from outside; and what a server alone
 //! does.
 #![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 
@@ -44,7 +45,7 @@ async fn a_password_is_in_no_file_and_on_no_command_line() {
     let mut looks = 0;
     loop {
         assert_eq!(files_with(&local.directory, PASSWORD), Vec::<String>::new());
-        for command in processes_below(&local.directory) {
+        for (_, command) in processes_below(&local.directory) {
             assert!(!command.contains(PASSWORD), "{command}");
         }
         looks += 1;
@@ -56,7 +57,7 @@ async fn a_password_is_in_no_file_and_on_no_command_line() {
     }
     assert!(looks > 3, "it was looked at while it was made");
     assert_eq!(files_with(&local.directory, PASSWORD), Vec::<String>::new());
-    assert_eq!(files_with(&local.directory, "SCRAM-SHA-256$").is_empty(), false);
+    assert!(!files_with(&local.directory, "SCRAM-SHA-256$").is_empty());
     assert!(!local.instance(&instance).join("initdb.pid").exists());
 }
 
@@ -224,5 +225,5 @@ async fn a_cluster_starts_stops_in_order_and_is_adopted() {
     cluster.start(&options).await.unwrap();
     cluster.stop_immediately().await;
     assert_eq!(cluster.state(), ServerState::Stopped);
-    assert_eq!(processes_below(home.path()), Vec::<String>::new());
+    assert_eq!(processes_below(home.path()), []);
 }

@@ -1,5 +1,5 @@
 //! Bad input: always a clear problem document, never a value shown again, never an instance made.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

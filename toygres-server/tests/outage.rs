@@ -1,5 +1,5 @@
 //! The control database goes away in the middle of work, and comes back.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
 use toygres_models::operations::OperationState;

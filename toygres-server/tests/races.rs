@@ -1,5 +1,5 @@
 //! Many at once: one name is one instance, one key is one instance.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use futures_util::future::join_all;
 use reqwest::Method;

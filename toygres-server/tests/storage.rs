@@ -1,5 +1,5 @@
 //! Storage is made once. What is missing or foreign afterwards is an alarm, never made anew.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 use toygres_testing::{TestServer, wait_for};

@@ -1,5 +1,5 @@
 //! What falls through is found: actors that were never started, that ended, and what ended instances left behind.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use sqlx::{Connection as _, PgConnection, PgPool};
 use std::time::Duration;

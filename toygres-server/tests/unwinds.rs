@@ -1,6 +1,6 @@
 //! Every call to the platform fails in every way, in turn: whatever happens, an operation ends right, and a clean
 //! slate is left.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicU32, Ordering};

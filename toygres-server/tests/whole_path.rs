@@ -1,6 +1,6 @@
 //! The main job, end to end: somebody asks for a database and gets a running, watched PostgreSQL; deletes it, and
 //! nothing is left.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use sqlx::{Connection as _, PgConnection};
 use std::time::Duration;

@@ -7,6 +7,7 @@
 use super::fault::{fault, io_fault};
 use super::files::read_small;
 use super::log;
+use super::ports::is_free;
 use super::process;
 use super::run_as::RunAs;
 use rustix::process::Signal;
@@ -22,6 +23,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// A server that was told to end at once and is still there after this is killed.
 const IMMEDIATE_STOP: Duration = Duration::from_secs(2);
+
+/// Free bytes without which a server is not expected to start: a segment of its write-ahead log.
+const NEEDED_TO_START: u64 = 16 * 1024 * 1024;
 
 /// What a server process says of itself in `postmaster.pid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,16 +204,26 @@ impl Cluster {
     }
 
     /// Why the server has ended, as far as it can be told from outside.
-    pub(crate) fn why_ended(&self) -> Error {
+    pub(crate) fn why_ended(&self, port: u16) -> Error {
         let said = log::since_start(&self.log());
-        if log::says_disk_full(&said) {
+        if log::says_disk_full(&said) || self.is_disk_full() {
             return disk_full(&self.directory);
+        }
+        if !is_free(port) {
+            return port_taken(port);
         }
         let message = format!(
             "its server ended while it started; its last words: {}",
             log::last_words(&said)
         );
         fault(Reason::CrashLoop, message)
+    }
+
+    /// Whether its file system has no room for what a server needs. On a full one, a server can't even log so, and
+    /// one that lives tries again and again to start.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let space = rustix::fs::statvfs(&self.directory);
+        space.is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) < NEEDED_TO_START)
     }
 
     /// Held while the data is made or the server is started, so that two control planes do not do so at once.
@@ -228,6 +242,12 @@ impl Cluster {
             }
         }
     }
+}
+
+pub(crate) fn port_taken(port: u16) -> Error {
+    let message = format!("another program listens on its port {port}");
+    let hint = format!("find it with: ss -ltnp 'sport = :{port}'; it is tried again until the port is free");
+    fault(Reason::PortTaken, message).hint(hint)
 }
 
 pub(crate) fn disk_full(path: &Path) -> Error {

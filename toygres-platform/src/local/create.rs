@@ -7,8 +7,9 @@ use super::log;
 use super::process;
 use super::programs::locale;
 use std::io::{PipeReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, Result, Secret};
 
@@ -62,15 +63,6 @@ impl Cluster {
 
     async fn initdb(&self, data: &Path, password: &Secret) -> Result<()> {
         let program = self.programs.join("initdb");
-        let log_path = self.directory.join("initdb.log");
-        let output = std::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&log_path)
-            .map_err(|e| io_fault(e, "write", &log_path))?;
-        let errors = output.try_clone().map_err(|e| io_fault(e, "write", &log_path))?;
         let mut command = self.run_as.command(&program);
         command.arg("-D").arg(data).args([
             "--username=postgres",
@@ -85,24 +77,28 @@ impl Cluster {
         command
             .current_dir(data)
             .stdin(self.password_pipe(password)?)
-            .stdout(output)
-            .stderr(errors);
-        let mut child = tokio::process::Command::from(command)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| process::spawn_fault(e, &program))?;
         let pid_file = PidFile::write(self.directory.join("initdb.pid"), child.id());
-        let status = child.wait().await.map_err(|e| io_fault(e, "run", &program))?;
+        // Kept in memory: on a full disk, the reason could not be written down.
+        let output = child.wait_with_output().await;
+        let output = output.map_err(|e| io_fault(e, "run", &program))?;
         drop(pid_file);
-        if status.success() {
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        std::fs::write(self.directory.join("initdb.log"), &said).ok();
+        if output.status.success() {
             return Ok(());
         }
-        let said = log::tail(&log_path, 20).join("\n");
         if log::says_disk_full(&said) {
             return Err(disk_full(&self.directory));
         }
         let message = format!(
-            "its data directory could not be made ({status}); the last words of initdb: {}",
+            "its data directory could not be made ({}); the last words of initdb: {}",
+            output.status,
             log::last_words(&said)
         );
         Err(fault(Reason::CrashLoop, message))

@@ -212,6 +212,10 @@ impl LocalPlatform {
                 system_identifier: cluster.system_identifier(),
             });
         }
+        if state == ServerState::Starting && cluster.is_disk_full() {
+            let error = cluster::disk_full(&cluster.directory);
+            return not_ready(reason_of(&error), error.to_string());
+        }
         match progress {
             Some(Progress::Queued) => not_ready(Reason::Queued, "others are made first".to_owned()),
             Some(Progress::Making) => {
@@ -278,13 +282,13 @@ impl Platform for LocalPlatform {
         let (home, wanted) = (self.home.clone(), instance.clone());
         blocking(move || home.check_storage(&wanted, storage)).await?;
         let work = slot.work().take();
-        match work {
-            Some(work) if work.progress() == Progress::Done => work.end().await,
-            Some(work) if work.is_going_on() => {
+        if let Some(work) = work {
+            if matches!(work.progress(), Progress::Done | Progress::Failed { .. }) {
+                work.end().await;
+            } else {
                 *slot.work() = Some(work);
                 return Ok(());
             }
-            _ => {}
         }
         let (home, wanted) = (self.home.clone(), spec.clone());
         let record = blocking(move || home.record(&wanted, storage)).await?;

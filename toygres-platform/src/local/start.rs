@@ -1,15 +1,14 @@
 //! Starting a server.
 
-use super::cluster::{Cluster, StartOptions};
-use super::fault::{fault, io_fault};
+use super::cluster::{Cluster, StartOptions, port_taken};
+use super::fault::io_fault;
 use super::files::{remove_all, write_whole};
 use super::log;
 use super::ports::is_free;
 use super::process;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use toygres_models::operations::Reason;
-use toygres_models::{Error, Result};
+use toygres_models::Result;
 
 /// How often it is looked whether a process that was just started has written itself down.
 const LOOK: Duration = Duration::from_millis(5);
@@ -41,11 +40,7 @@ impl Cluster {
                 return Ok(());
             }
             if has_ended {
-                return Err(if is_free(options.port) {
-                    self.why_ended()
-                } else {
-                    port_taken(options.port)
-                });
+                return Err(self.why_ended(options.port));
             }
         }
     }
@@ -107,14 +102,4 @@ fn settings_file(settings: &[String]) -> String {
         text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     }
     text
-}
-
-fn port_taken(port: u16) -> Error {
-    fault(
-        Reason::PortTaken,
-        format!("another program listens on its port {port}"),
-    )
-    .hint(format!(
-        "find it with: ss -ltnp 'sport = :{port}'; it is tried again until the port is free"
-    ))
 }

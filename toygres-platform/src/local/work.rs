@@ -93,7 +93,7 @@ impl Work {
         progress
     }
 
-    /// Returns when it has ended by itself, which is soon after it said that it is done.
+    /// Returns when it has ended by itself, which is soon after it said how it ended.
     pub(crate) async fn end(self) {
         self.task.await.ok();
     }
@@ -108,6 +108,7 @@ impl Work {
 impl Task {
     async fn run(&self, say: &watch::Sender<Progress>) -> Result<()> {
         let mut record = self.record.clone();
+        let was_known = record.port_is_known;
         let place = self.places.acquire().await;
         let place = place.map_err(|_| Error::internal("the queue is closed"))?;
         if !self.cluster.exists() {
@@ -135,8 +136,7 @@ impl Task {
         }
         // Those who wait need not wait for the disk.
         say.send_replace(Progress::Done);
-        if !record.port_is_known {
-            record.port_is_known = true;
+        if !was_known {
             self.write(&record).await?;
         }
         Ok(())
@@ -153,6 +153,8 @@ impl Task {
                 result => break result?,
             }
         }
+        // From now on somebody may have seen it ready.
+        record.port_is_known = true;
         let mut state = self.cluster.wait_ready(PLACE_LIMIT).await;
         *place = None;
         if state == ServerState::Starting {
@@ -160,7 +162,7 @@ impl Task {
         }
         match state {
             ServerState::Ready => Ok(()),
-            ServerState::Starting | ServerState::Stopped => Err(self.cluster.why_ended()),
+            ServerState::Starting | ServerState::Stopped => Err(self.cluster.why_ended(record.port)),
         }
     }
 

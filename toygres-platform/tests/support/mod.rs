@@ -1,5 +1,10 @@
 //! What the local platform's tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests may panic and print"
+)]
 
 use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,10 +13,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use toygres_models::instances::Endpoint;
 use toygres_models::operations::Reason;
-use toygres_platform::conformance::Hooks;
+use toygres_platform::conformance::{Hooks, made};
 use toygres_platform::local::{LocalConfig, LocalPlatform, Programs};
-use toygres_platform::{InstanceRef, Observation, Platform};
+use toygres_platform::{InstanceRef, InstanceSpec, Observation, Platform};
 use toygres_testing::{TestHome, server_programs, wait_for};
 
 /// A local platform in a directory of its own; its servers end with the test.
@@ -74,17 +80,30 @@ pub async fn wait_dead(pid: i32) {
     .await;
 }
 
-/// Command lines of processes that work below a directory.
-pub fn processes_below(directory: &Path) -> Vec<String> {
+/// Makes an instance and waits until all is written down that is to be.
+pub async fn settled(local: &Local, spec: &InstanceSpec) -> (Endpoint, Option<u64>) {
+    let made = made(local, spec).await;
+    let record = local.instance(&spec.reference()).join("instance.json");
+    wait_for("the record", Duration::from_secs(30), || async {
+        let text = std::fs::read_to_string(&record).ok()?;
+        text.contains("\"port_is_known\": true").then_some(())
+    })
+    .await;
+    made
+}
+
+/// Numbers and command lines of processes that work below a directory.
+pub fn processes_below(directory: &Path) -> Vec<(i32, String)> {
     let directory = directory.canonicalize().unwrap();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| {
             let works_in = std::fs::read_link(entry.path().join("cwd")).ok()?;
             let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let pid = entry.file_name().to_str()?.parse().ok()?;
             works_in
                 .starts_with(&directory)
-                .then(|| command.replace('\0', " ").trim().to_owned())
+                .then(|| (pid, command.replace('\0', " ").trim().to_owned()))
         })
         .collect()
 }
@@ -114,7 +133,10 @@ impl Hooks for Local {
     }
 
     async fn left_over(&self) -> Vec<String> {
-        let mut found = processes_below(self.home.path());
+        let mut found: Vec<_> = processes_below(self.home.path())
+            .into_iter()
+            .map(|(_, command)| command)
+            .collect();
         for part in ["instances", "trash"] {
             for entry in std::fs::read_dir(self.directory.join(part)).unwrap().flatten() {
                 found.push(entry.path().display().to_string());
@@ -135,7 +157,7 @@ while read -r size; do mount -o remount,size="$size" "$DIR" && echo ok; done
 for process in /proc/[0-9]*; do
     case $(readlink "$process/cwd") in "$DIR"/*) kill -QUIT "${process#/proc/}" ;; esac
 done
-umount -l "$DIR"
+umount -l "$DIR" && rm -rf "$DIR"
 "#;
 
 impl Tmpfs {
@@ -158,11 +180,12 @@ impl Tmpfs {
         BufReader::new(keeper.stdout.as_mut().unwrap())
             .read_line(&mut answer)
             .unwrap();
+        let mounted = Self { keeper };
         if answer.trim() != "ok" {
             eprintln!("SKIPPED: mounting a small file system to fill is not permitted here");
             return None;
         }
-        Some(Self { keeper })
+        Some(mounted)
     }
 
     pub fn resize(&mut self, size: &str) {
