@@ -5,6 +5,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
 
 /// Held while this process is the server of a home. The kernel lets go of it when the process ends, in whatever way.
@@ -46,8 +47,12 @@ fn lock(directory: &Path, lock_file: &Path, pid_file: &Path) -> Result<File> {
         .mode(0o600)
         .open(lock_file);
     let file = file.map_err(|cause| unusable(lock_file, cause))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        return Ok(file);
+    // Whoever asks whether a server runs holds it for an instant.
+    for _ in 0..10 {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     let pid = std::fs::read_to_string(pid_file).unwrap_or_default();
     let (directory, pid) = (directory.display(), pid.trim());

@@ -6,6 +6,7 @@ use super::files::{make_directory, names_in, random_suffix, remove_all, sync_dir
 use super::log;
 use super::process;
 use super::programs::locale;
+use super::work::blocking;
 use std::io::{PipeReader, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -53,9 +54,7 @@ impl Cluster {
             if name.starts_with(UNFINISHED) {
                 let path = self.directory.join(name);
                 process::kill_all_in(&path).await?;
-                tokio::task::spawn_blocking(move || remove_all(&path))
-                    .await
-                    .map_err(|_| Error::internal("removing files panicked"))??;
+                blocking(move || remove_all(&path)).await?;
             }
         }
         Ok(())
@@ -72,7 +71,8 @@ impl Cluster {
             "--encoding=UTF8",
             "--no-instructions",
         ]);
-        command.arg(format!("--locale={}", locale()));
+        let locale = blocking(|| Ok(locale())).await?;
+        command.arg(format!("--locale={locale}"));
         // It works in the directory it makes, by which it is found and ended when nobody waits for it any more.
         command
             .current_dir(data)

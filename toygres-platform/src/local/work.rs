@@ -188,7 +188,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 fn options(record: &Record) -> StartOptions {
-    let machine_mb = rustix::system::sysinfo().totalram as u64 / (1024 * 1024);
+    let machine = rustix::system::sysinfo();
+    let machine_mb = machine.totalram as u64 * u64::from(machine.mem_unit) / (1024 * 1024);
     let shared_buffers = match record.memory_mb.and_then(|memory| u64::try_from(memory).ok()) {
         // More than the machine has could not be started.
         Some(memory) => (memory.min(machine_mb) / 4).max(LEAST_SHARED_BUFFERS_MB),
