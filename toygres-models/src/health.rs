@@ -1,6 +1,6 @@
 //! Health: what real connections to an instance found.
 
-use crate::instances::words;
+use crate::words::words;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 

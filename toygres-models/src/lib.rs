@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O. Every other crate may depend on this one; this one depends on none of them.
 
+pub mod connection;
 pub mod error;
 pub mod events;
 pub mod health;
@@ -13,6 +14,7 @@ pub mod operations;
 pub mod problem;
 pub mod secret;
 pub mod server;
+mod words;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{InstanceId, OperationId};

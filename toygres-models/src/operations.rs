@@ -1,8 +1,8 @@
 //! Operations: pieces of work that somebody asked for, with their steps.
 
 use crate::ids::{InstanceId, OperationId};
-use crate::instances::words;
 use crate::names::InstanceName;
+use crate::words::words;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
