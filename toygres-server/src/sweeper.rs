@@ -134,7 +134,16 @@ impl Sweeper {
         let listed = self.service.platform.list().await?;
         let ids: Vec<_> = listed.iter().map(|listed| listed.instance.id).collect();
         let owners = self.service.cms.owners(&ids).await?;
-        let mut findings = Vec::new();
+        let unreadable = self.service.platform.unknown().await?;
+        let mut findings: Vec<DriftFinding> = unreadable
+            .into_iter()
+            .map(|unknown| DriftFinding {
+                kind: "unknown_object".to_owned(),
+                object: unknown.object,
+                instance_id: None,
+                message: unknown.message,
+            })
+            .collect();
         for listed in listed {
             let instance = listed.instance;
             match owners.get(&instance.id) {

@@ -102,21 +102,29 @@ async fn what_an_ended_instance_left_is_removed_and_what_nobody_knows_is_only_re
     let foreign = record.replace(&accepted.instance.id.to_string(), &stranger.to_string());
     std::fs::write(unknown.join("instance.json"), foreign).unwrap();
 
+    // And one that does not even say whose it is.
+    let nameless = instances.join("nobody-knows");
+    std::fs::create_dir(&nameless).unwrap();
+
     wait_for("the leftover to go", Duration::from_secs(60), || async {
         (!directory.exists()).then_some(())
     })
     .await;
-    wait_for("the stranger to be reported", Duration::from_secs(60), || async {
-        let mut connection = PgConnection::connect(&server.database_url).await.ok()?;
-        let sql =
-            "select object from cms.drift_findings where kind = 'unknown_object' and resolved_at is null";
-        let object: Option<String> = sqlx::query_scalar(sql)
-            .fetch_optional(&mut connection)
-            .await
-            .ok()?;
-        object.filter(|object| unknown.ends_with(object))
-    })
+    wait_for(
+        "the strangers to be reported",
+        Duration::from_secs(60),
+        || async {
+            let mut connection = PgConnection::connect(&server.database_url).await.ok()?;
+            let sql =
+                "select object from cms.drift_findings where kind = 'unknown_object' and resolved_at is null";
+            let objects: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.ok()?;
+            let reported =
+                |directory: &std::path::Path| objects.iter().any(|object| directory.ends_with(object));
+            (reported(&unknown) && reported(&nameless)).then_some(())
+        },
+    )
     .await;
+    assert!(nameless.exists());
     assert!(unknown.exists(), "what nobody knows is left alone");
     server.stop().await;
 }
