@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use toygres_models::operations::Reason;
-use toygres_models::{Error, Result, Secret};
+use toygres_models::{Result, Secret};
 
 /// What a data directory is called while it is made; random digits follow.
 const UNFINISHED: &str = "data.";
