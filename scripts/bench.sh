@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # Builds with optimisation, measures, prints a table, writes target/bench/SUITE.json and docs/performance.md.
 #
-#   scripts/bench.sh [engine|create|all]
+#   scripts/bench.sh [engine|create|api|all]
 #   scripts/bench.sh SUITE -- ARGUMENTS
 #
 #   engine  the engine on a database: bare and decorated in turn
 #   create  a whole server: create, many at once, idle instances; bare PostgreSQL in the same run
+#   api     lists of many rows, beside the same queries in psql; creates at an even rate; many streams of events
 #
-# ARGUMENTS go to the suite's program (engine: --rounds N; create: --creates N --parallel N --idle N --idle-seconds N).
+# ARGUMENTS go to the suite's program (engine: --rounds N; create: --creates N --parallel N --idle N --idle-seconds N;
+# api: --instances N --operations N --requests N --clients N --creates N --streams N --seconds N).
 # A suite is a function suite_NAME FILE ARGUMENT... below that writes JSON; docs/performance.md shows the last result of
 # each.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-suites=(engine create)
+suites=(engine create api)
 
 suite_engine() {
     local json=$1
@@ -28,6 +30,16 @@ suite_create() {
     local json=$1
     shift
     run_example toygres-server bench_server --json "$json" "$@"
+}
+
+suite_api() {
+    local json=$1
+    shift
+    # The listeners' connections are open files of both sides.
+    ulimit -n "$(ulimit -Hn)"
+    cargo build --release --locked --quiet --package toygres-server --example stub_server
+    run_example toygres-server bench_api --json "$json" \
+        --server "$(target_directory)/release/examples/stub_server" "$@"
 }
 
 run_example() {

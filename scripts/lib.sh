@@ -112,16 +112,17 @@ is_debian() { [[ -r /etc/os-release ]] && grep -qiE '^ID(_LIKE)?=.*(debian|ubunt
 apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; }
 
 # need_packages WHAT...: installs what is missing of cc, pkg-config, openssl, postgres, psql, curl, jq, shellcheck,
-# script; where it can't, says what to install.
+# python3, script; where it can't, says what to install.
 need_packages() {
     local what packages=()
     for what in "$@"; do
         case $what in
             cc) has_command cc || packages+=(build-essential) ;;
-            openssl) has_openssl || packages+=(libssl-dev) ;;
+            openssl) { has_openssl && has_command openssl; } || packages+=(libssl-dev openssl) ;;
             postgres) postgres_programs >/dev/null || packages+=(postgresql) ;;
             psql) has_command psql || packages+=(postgresql-client) ;;
             script) has_command script || packages+=(bsdutils) ;;
+            python3) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
             *) has_command "$what" || packages+=("$what") ;;
         esac
     done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all. Arguments go to cargo test:
 #
-#   scripts/test.sh                        everything
+#   scripts/test.sh                        everything, and the API's contract (scripts/contract.sh)
 #   scripts/test.sh -p toygres-cms         one crate
 #   scripts/test.sh -p toygres-cli -- ls   the tests with "ls" in their name
 #
@@ -102,6 +102,11 @@ for skip in ${skipped[@]+"${skipped[@]}"}; do
         status=1
     fi
 done
+
+if [[ $# -eq 0 ]]; then
+    step "The API's contract"
+    scripts/contract.sh || status=1
+fi
 
 # The sums of cargo test's own lines. A test that skips itself counts there as passed.
 count() { sed -n "s/^test result: .* \([0-9]*\) $1;.*/\1/p" "$log" | awk '{ sum += $1 } END { print sum + 0 }'; }

@@ -3,6 +3,9 @@
 use toygres_models::Error;
 use toygres_models::problem::Problem;
 
+/// From here on, of 1, two names are alike.
+const NEAR: f64 = 0.8;
+
 /// Exit codes, as `toygres --help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -23,6 +26,8 @@ pub(crate) struct Failure {
     pub(crate) next: Vec<String>,
     /// Whether the same request may succeed a little later.
     pub(crate) passing: bool,
+    /// The server's word for it.
+    pub(crate) code: Option<String>,
 }
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -35,7 +40,13 @@ impl Failure {
             why: Vec::new(),
             next: Vec::new(),
             passing: false,
+            code: None,
         }
+    }
+
+    /// The end of a command that has nothing to say any more.
+    pub(crate) fn quiet(exit: Exit) -> Self {
+        Self::new(exit, "")
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -88,7 +99,16 @@ impl From<Problem> for Failure {
             failure = failure.why(format!("trace {}", problem.trace_id));
         }
         failure.passing = problem.status >= 500 || problem.status == 429;
+        failure.code = Some(problem.code);
         failure.next.extend(problem.hint);
         failure
     }
+}
+
+/// What somebody who wrote `text` most likely meant.
+pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |known: &&str| strsim::jaro_winkler(text, known);
+    known
+        .filter(|known| alike(known) >= NEAR)
+        .max_by(|a, b| alike(a).total_cmp(&alike(b)))
 }

@@ -3,17 +3,17 @@
 mod args;
 mod client;
 mod commands;
+mod config;
 mod failure;
 mod printer;
 
-use clap::Parser;
 use printer::Printer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let (cli, given) = args::parse();
     let printer = Printer::new(&cli.global);
-    match commands::run(cli, &printer) {
+    match commands::run(cli, given, &printer) {
         Ok(code) => code,
         Err(failure) => {
             printer.failure(&failure);

@@ -54,6 +54,11 @@ fn from_the_first_start_to_the_last_stop() {
         machine.run(&["psql", "shop", "--", "-Xc", "no such thing"]).code,
         1
     );
+    let tested = json(&machine.good(&["test", "shop", "-o", "json"]));
+    assert_eq!(
+        (&tested["method"], &tested["ok"]),
+        (&serde_json::json!("query"), &serde_json::json!(true))
+    );
     let password =
         json(&machine.good(&["connect", "shop", "--show-password", "-o", "json"]))["password"].clone();
     assert!(

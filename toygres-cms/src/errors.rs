@@ -29,7 +29,14 @@ pub(crate) fn database(error: sqlx::Error) -> Error {
 /// The one list of constraints that a request can run into; any other that is violated is a defect.
 fn by_constraint(constraint: &str) -> Error {
     match constraint {
-        "instances_name_live" => Error::new(ErrorKind::Conflict, "name_taken", "the name is in use"),
+        "instances_name_live" => Error::new(ErrorKind::Conflict, "name_taken", "the name is in use")
+            .hint("`toygres list` shows the instances there are"),
+        "api_tokens_name" => Error::new(
+            ErrorKind::Conflict,
+            "token_name_taken",
+            "there is a token of this name already",
+        )
+        .hint("choose another name, or revoke that token first"),
         other => Error::internal(format!("the constraint {other} was violated")),
     }
 }

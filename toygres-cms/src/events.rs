@@ -4,13 +4,28 @@ use crate::errors::database;
 use crate::{Cms, rows};
 use sqlx::PgConnection;
 use toygres_models::events::InstanceEvent;
-use toygres_models::{InstanceId, OperationId, Result};
+use toygres_models::{InstanceId, OperationId, OwnerName, Result};
+
+/// Which events to list.
+#[derive(Debug, Clone)]
+pub struct EventFilter {
+    /// Of this instance.
+    pub instance_id: Option<InstanceId>,
+    /// Of this owner's instances.
+    pub user_name: Option<OwnerName>,
+    /// Those after this one: the last one seen. The newest there are if absent.
+    pub after: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
+}
 
 /// What happened, as a stable word. `health_changed` is written by the function `cms.record_health_check`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum EventKind {
     CreateRequested,
     DeleteRequested,
+    RetryRequested,
+    Updated,
     StateChanged,
     OperationCancelled,
     ActorReplaced,
@@ -22,6 +37,8 @@ impl EventKind {
         match self {
             Self::CreateRequested => "create_requested",
             Self::DeleteRequested => "delete_requested",
+            Self::RetryRequested => "retry_requested",
+            Self::Updated => "updated",
             Self::StateChanged => "state_changed",
             Self::OperationCancelled => "operation_cancelled",
             Self::ActorReplaced => "actor_replaced",
@@ -30,7 +47,8 @@ impl EventKind {
     }
 }
 
-/// Writes an event. The transaction holds the instance's row, so that ids of its events rise as they are committed.
+/// Writes an event. The transaction holds the instance's row, and from here on the order of events: little should
+/// follow.
 pub(crate) async fn record(
     connection: &mut PgConnection,
     kind: EventKind,
@@ -52,33 +70,46 @@ pub(crate) async fn record(
 }
 
 impl Cms {
-    /// The first `limit` events after the one with the id `after` (from the beginning if absent), oldest first: of
-    /// one instance, or of all.
-    ///
-    /// Whoever follows one instance by the last id seen misses nothing. Over all instances, two that are committed in
-    /// the same instant may become visible in the other order; a follower can miss one then.
+    /// The first events after `after`, or the newest ones, oldest first either way. Whoever follows them by the last
+    /// id seen misses none: events become visible in the order of their ids.
     ///
     /// # Errors
     /// See the crate.
-    pub async fn list_events(
-        &self,
-        instance_id: Option<InstanceId>,
-        limit: u32,
-        after: Option<i64>,
-    ) -> Result<Vec<InstanceEvent>> {
+    pub async fn list_events(&self, filter: &EventFilter) -> Result<Vec<InstanceEvent>> {
         let mut query = sqlx::QueryBuilder::new(
-            "select e.id, e.instance_id, i.name as instance_name, e.operation_id, e.kind, e.message, e.created_at \
-             from cms.instance_events e join cms.instances i on i.id = e.instance_id where e.id > ",
+            "select e.id, e.instance_id, i.name as instance_name, i.user_name, e.operation_id, e.kind, e.message, \
+             e.created_at from cms.instance_events e join cms.instances i on i.id = e.instance_id where true",
         );
-        query.push_bind(after.unwrap_or(0));
-        if let Some(id) = instance_id {
+        if let Some(id) = filter.instance_id {
             query.push(" and e.instance_id = ").push_bind(id.0);
         }
-        query.push(" order by e.id limit ").push_bind(i64::from(limit));
-        query
+        if let Some(owner) = &filter.user_name {
+            query.push(" and i.user_name = ").push_bind(owner.as_str());
+        }
+        match filter.after {
+            Some(after) => query.push(" and e.id > ").push_bind(after).push(" order by e.id"),
+            None => query.push(" order by e.id desc"),
+        };
+        query.push(" limit ").push_bind(i64::from(filter.limit));
+        let mut events = query
             .build()
             .try_map(|row| rows::event(&row))
             .fetch_all(&self.pool)
+            .await
+            .map_err(database)?;
+        if filter.after.is_none() {
+            events.reverse();
+        }
+        Ok(events)
+    }
+
+    /// The id of the newest event; 0 if there is none.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn latest_event_id(&self) -> Result<i64> {
+        sqlx::query_scalar("select coalesce(max(id), 0) from cms.instance_events")
+            .fetch_one(&self.pool)
             .await
             .map_err(database)
     }

@@ -1,10 +1,10 @@
 //! Instances as the API sees them: asked for, looked up, listed, asked to go.
 
-use crate::audit::{Origin, audit};
+use crate::audit::{Origin, Subject, audit};
 use crate::errors::{database, instance_not_found};
 use crate::events::{self, EventKind};
 use crate::idempotency::{self, Idempotency, StoredAnswer};
-use crate::{Cms, credentials, operations, rows};
+use crate::{Cms, credentials, operations, quotas, rows};
 use sqlx::types::Json;
 use sqlx::{PgConnection, QueryBuilder, Row};
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::str::FromStr;
 use toygres_models::health::HealthStatus;
 use toygres_models::instances::{DesiredState, Instance, InstanceState, NewInstance};
 use toygres_models::operations::{Operation, OperationKind};
+use toygres_models::quotas::QuotaLimits;
 use toygres_models::{
     Error, ErrorKind, InstanceId, InstanceName, OperationId, OwnerName, PostgresVersion, Result, Secret,
 };
@@ -26,6 +27,8 @@ pub struct CreateInstance<'a> {
     pub postgres_version: PostgresVersion,
     /// The only machine that may act on it, on platforms where that matters.
     pub host: Option<&'a str>,
+    /// How much its owner may have, unless that one has limits of its own.
+    pub default_limits: QuotaLimits,
     /// Who asks.
     pub origin: &'a Origin,
     /// The request's own name, if it has one.
@@ -140,16 +143,30 @@ impl Cms {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`]: code `name_taken`, or `name_being_deleted` when the name will be free soon.
-    /// [`ErrorKind::Invalid`], code `idempotency_key_reused`: the key was used for another request. Else see the
+    /// [`ErrorKind::Forbidden`]: code `owner_forbidden`, or `quota_exceeded`. [`ErrorKind::Invalid`], code `idempotency_key_reused`: the key was used for another request. Else see the
     /// crate.
     pub async fn create_instance(&self, request: CreateInstance<'_>) -> Result<Created> {
         let CreateInstance {
             new,
             postgres_version,
             host,
+            default_limits,
             origin,
             idempotency,
         } = request;
+        if let Some(owner) = &origin.owner
+            && *owner != new.user_name
+        {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                "owner_forbidden",
+                format!(
+                    "the caller may act for the owner {owner} only, not for {}",
+                    new.user_name
+                ),
+            )
+            .hint(format!("leave user_name out, or let it be {owner}")));
+        }
         let mut transaction = self.pool.begin().await.map_err(database)?;
         let connection = &mut *transaction;
 
@@ -169,6 +186,9 @@ impl Cms {
             });
         }
 
+        if quotas::lock(connection, &new.user_name, default_limits).await? {
+            quotas::check(connection, &new.user_name, default_limits, new.storage_size_gb).await?;
+        }
         let instance = insert(connection, new, postgres_version, host).await?;
         let generated_password = match &new.password {
             Some(_) => None,
@@ -177,7 +197,8 @@ impl Cms {
         if let Some(password) = new.password.as_ref().or(generated_password.as_ref()) {
             credentials::store(connection, &self.key, instance.id, password).await?;
         }
-        let operation = request_operation(connection, origin, instance.id, OperationKind::Create).await?;
+        let operation =
+            request_operation(connection, origin, instance.id, OperationKind::Create, None).await?;
         if let Some(idempotency) = &idempotency {
             let answer = StoredAnswer {
                 instance: instance.clone(),
@@ -205,61 +226,24 @@ impl Cms {
     /// [`ErrorKind::Conflict`], code `deletion_protected`. Else see the crate.
     pub async fn request_delete(&self, selector: &InstanceSelector, origin: &Origin) -> Result<Deletion> {
         let mut transaction = self.pool.begin().await.map_err(database)?;
-        let connection = &mut *transaction;
         // Found first and locked then: a lock on "the first of this name" might wait for a row that is no longer it.
-        let found = find(connection, selector).await?;
-        let (instance, incarnation, desired_state) = lock(connection, found.id).await?;
-        if instance.state == InstanceState::Deleted {
-            return Err(instance_not_found(&selector.to_string()));
-        }
-        if desired_state == DesiredState::Deleted
-            && let Some(operation) = operations::open_deletion(connection, instance.id).await?
-        {
-            return Ok(Deletion {
-                instance,
-                operation,
-                incarnation,
-                fresh: false,
-            });
-        }
-        if instance.deletion_protection {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "deletion_protected",
-                format!("{} is protected against deletion", instance.name),
-            )
-            .hint("switch deletion_protection off first"));
-        }
-
-        let (instance, incarnation) = sqlx::query(&format!(
-            "update cms.instances i set desired_state = 'deleted', intent_at = now(), updated_at = now(), \
-             state = case when state = 'failed' then state else 'deleting' end, \
-             incarnation = case when state = 'failed' then incarnation + 1 else incarnation end \
-             where id = $1 returning {INSTANCE}",
-            INSTANCE = rows::INSTANCE
-        ))
-        .bind(instance.id.0)
-        .try_map(|row| Ok((rows::instance(&row)?, row.try_get("incarnation")?)))
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(database)?;
-        let operation = request_operation(connection, origin, instance.id, OperationKind::Delete).await?;
+        let found = find(&mut transaction, selector, origin.owner.as_ref()).await?;
+        let deletion = delete(&mut transaction, selector, found.id, origin, None).await?;
         transaction.commit().await.map_err(database)?;
-        Ok(Deletion {
-            instance,
-            operation,
-            incarnation,
-            fresh: true,
-        })
+        Ok(deletion)
     }
 
-    /// The instance.
+    /// The instance, if it is one of the owner `within`; any if absent.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], code `instance_not_found`. Else see the crate.
-    pub async fn get_instance(&self, selector: &InstanceSelector) -> Result<Instance> {
+    pub async fn get_instance(
+        &self,
+        selector: &InstanceSelector,
+        within: Option<&OwnerName>,
+    ) -> Result<Instance> {
         let mut connection = self.pool.acquire().await.map_err(database)?;
-        find(&mut connection, selector).await
+        find(&mut connection, selector, within).await
     }
 
     /// Instances, oldest first. The next page begins behind the last one's id.
@@ -334,14 +318,19 @@ impl Cms {
     /// [`ErrorKind::Config`], code `master_key_wrong`. Else see the crate.
     pub async fn reveal_password(&self, selector: &InstanceSelector, origin: &Origin) -> Result<Secret> {
         let mut transaction = self.pool.begin().await.map_err(database)?;
-        let instance = find(&mut transaction, selector).await?;
-        audit(&mut transaction, origin, "reveal_password", instance.id, None).await?;
+        let instance = find(&mut transaction, selector, origin.owner.as_ref()).await?;
+        let subject = Subject {
+            instance_id: Some(instance.id),
+            ..Subject::default()
+        };
+        audit(&mut transaction, origin, "reveal_password", subject).await?;
         let password = credentials::load(&mut transaction, &self.key, instance.id).await?;
-        transaction.commit().await.map_err(database)?;
-        password.ok_or_else(|| {
+        let password = password.ok_or_else(|| {
             let message = format!("{} is deleted, and its password with it", instance.name);
             Error::new(ErrorKind::NotFound, "password_gone", message)
-        })
+        })?;
+        transaction.commit().await.map_err(database)?;
+        Ok(password)
     }
 }
 
@@ -383,7 +372,7 @@ async fn insert(
     }
 }
 
-async fn name_conflict(connection: &mut PgConnection, name: &InstanceName) -> Result<Error> {
+pub(crate) async fn name_conflict(connection: &mut PgConnection, name: &InstanceName) -> Result<Error> {
     let being_deleted: Option<bool> = sqlx::query_scalar(
         "select desired_state = 'deleted' from cms.instances \
          where name = $1 and state not in ('deleted', 'failed')",
@@ -409,34 +398,106 @@ async fn name_conflict(connection: &mut PgConnection, name: &InstanceName) -> Re
     })
 }
 
-/// Writes down the operation, the event and the audit event of what was asked for.
-async fn request_operation(
+/// Writes down that the instance shall go, because of a new request, or once more after `retry_of` has failed.
+pub(crate) async fn delete(
+    connection: &mut PgConnection,
+    selector: &InstanceSelector,
+    id: InstanceId,
+    origin: &Origin,
+    retry_of: Option<OperationId>,
+) -> Result<Deletion> {
+    let (instance, incarnation, desired_state) = lock(connection, id).await?;
+    if instance.state == InstanceState::Deleted {
+        return Err(instance_not_found(&selector.to_string()));
+    }
+    if desired_state == DesiredState::Deleted
+        && let Some(operation) = operations::open_deletion(connection, id).await?
+    {
+        return Ok(Deletion {
+            instance,
+            operation,
+            incarnation,
+            fresh: false,
+        });
+    }
+    if instance.deletion_protection {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "deletion_protected",
+            format!("{} is protected against deletion", instance.name),
+        )
+        .hint(format!(
+            "switch that off first: toygres update {} --deletion-protection off",
+            instance.name
+        )));
+    }
+
+    let (instance, incarnation) = sqlx::query(&format!(
+        "update cms.instances i set desired_state = 'deleted', intent_at = now(), updated_at = now(), \
+         state = case when state = 'failed' then state else 'deleting' end, \
+         incarnation = case when state = 'failed' then incarnation + 1 else incarnation end \
+         where id = $1 returning {INSTANCE}",
+        INSTANCE = rows::INSTANCE
+    ))
+    .bind(id.0)
+    .try_map(|row| Ok((rows::instance(&row)?, row.try_get("incarnation")?)))
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(database)?;
+    let operation = request_operation(connection, origin, id, OperationKind::Delete, retry_of).await?;
+    Ok(Deletion {
+        instance,
+        operation,
+        incarnation,
+        fresh: true,
+    })
+}
+
+/// Writes down the operation, the audit event and the event of what was asked for: something new, or once more what
+/// `retry_of` has failed to do.
+pub(crate) async fn request_operation(
     connection: &mut PgConnection,
     origin: &Origin,
     instance_id: InstanceId,
     kind: OperationKind,
+    retry_of: Option<OperationId>,
 ) -> Result<Operation> {
-    let (event, action) = match kind {
-        OperationKind::Create => (EventKind::CreateRequested, "create_instance"),
-        OperationKind::Delete => (EventKind::DeleteRequested, "delete_instance"),
+    let (event, action) = match (retry_of, kind) {
+        (Some(_), _) => (EventKind::RetryRequested, "retry_operation"),
+        (None, OperationKind::Create) => (EventKind::CreateRequested, "create_instance"),
+        (None, OperationKind::Delete) => (EventKind::DeleteRequested, "delete_instance"),
     };
     let operation = operations::insert(connection, OperationId::generate(), instance_id, kind).await?;
-    let message = format!("{kind} requested by {}", origin.actor);
+    let failed = retry_of.map(|id| id.to_string());
+    let subject = Subject {
+        instance_id: Some(instance_id),
+        operation_id: Some(operation.id),
+        object: failed.as_deref(),
+    };
+    audit(connection, origin, action, subject).await?;
+    let again = if retry_of.is_some() { " again" } else { "" };
+    let message = format!("{kind} requested{again} by {}", origin.actor);
     events::record(connection, event, instance_id, Some(operation.id), &message).await?;
-    audit(connection, origin, action, instance_id, Some(operation.id)).await?;
     Ok(operation)
 }
 
-async fn find(connection: &mut PgConnection, selector: &InstanceSelector) -> Result<Instance> {
+pub(crate) async fn find(
+    connection: &mut PgConnection,
+    selector: &InstanceSelector,
+    within: Option<&OwnerName>,
+) -> Result<Instance> {
     let select = format!("select {} from cms.instances i where ", rows::INSTANCE);
     let mut query = QueryBuilder::new(select);
     match selector {
         InstanceSelector::Id(id) => query.push("i.id = ").push_bind(id.0),
         InstanceSelector::Name(name) => query
             .push("i.state <> 'deleted' and i.name = ")
-            .push_bind(name.as_str())
-            .push(" order by i.state = 'failed', i.created_at desc limit 1"),
+            .push_bind(name.as_str()),
     };
+    if let Some(owner) = within {
+        query.push(" and i.user_name = ").push_bind(owner.as_str());
+    }
+    query.push(" order by i.state = 'failed', i.created_at desc limit 1");
     query
         .build()
         .try_map(|row| rows::instance(&row))
@@ -446,7 +507,10 @@ async fn find(connection: &mut PgConnection, selector: &InstanceSelector) -> Res
         .ok_or_else(|| instance_not_found(&selector.to_string()))
 }
 
-async fn lock(connection: &mut PgConnection, id: InstanceId) -> Result<(Instance, i64, DesiredState)> {
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    id: InstanceId,
+) -> Result<(Instance, i64, DesiredState)> {
     sqlx::query(&format!(
         "select {}, i.desired_state from cms.instances i where i.id = $1 for no key update",
         rows::INSTANCE

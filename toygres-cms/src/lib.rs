@@ -1,7 +1,7 @@
 //! The metadata repository ("CMS"): the only crate with SQL on toygres's tables, which live in the schema `cms`.
 //!
 //! What is wanted of an instance stands in its row. The API writes it ([`Cms::create_instance`],
-//! [`Cms::request_delete`]); the instance's actor reads it ([`Cms::intent`]) and records what it did. Every write of
+//! [`Cms::request_delete`], [`Cms::retry_operation`]); the instance's actor reads it ([`Cms::intent`]) and records what it did. Every write of
 //! an actor is fenced: it names the actor's incarnation, and one that is not the row's is refused with
 //! [`Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`, and changes nothing. Every write may be
 //! made twice, since the answer of the first may have been lost.
@@ -12,7 +12,10 @@
 
 mod actors;
 mod audit;
+mod changes;
+mod counts;
 mod credentials;
+mod drift;
 mod errors;
 mod events;
 mod health;
@@ -20,17 +23,27 @@ mod idempotency;
 mod instances;
 mod migrate;
 mod operations;
+mod quotas;
+mod retry;
 mod rows;
 mod sweep;
+mod tokens;
+mod update;
+mod workers;
 
 pub use actors::Provisioning;
-pub use audit::Origin;
+pub use audit::{AuditFilter, Origin};
+pub use changes::{Change, Changes};
+pub use counts::Counts;
 pub use credentials::MasterKey;
+pub use drift::DriftFinding;
+pub use events::EventFilter;
 pub use idempotency::Idempotency;
 pub use instances::{CreateInstance, Created, Deletion, InstanceFilter, InstanceSelector, TagFilter};
 pub use migrate::migrate;
 pub use operations::OperationFilter;
-pub use sweep::{Drift, DriftFinding, Pruned, Retention, WantedActor};
+pub use retry::Retried;
+pub use sweep::{Pruned, Retention, WantedActor};
 
 use crate::errors::database;
 use sqlx::PgPool;

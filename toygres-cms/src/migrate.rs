@@ -6,7 +6,10 @@ use sqlx::{Connection, Executor, PgConnection, PgPool};
 use toygres_models::{Error, ErrorKind, Result};
 
 /// The files of `migrations/`, oldest first: version, name, text. A test compares the list with the directory.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("../../migrations/0001_initial.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
+    (2, "access", include_str!("../../migrations/0002_access.sql")),
+];
 
 /// Makes the schema `cms` and its tables, or brings them up to this program's version. What was done is noted in
 /// `cms._sqlx_migrations`. Several servers may do it at once: they wait for one another.

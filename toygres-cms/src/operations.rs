@@ -3,12 +3,12 @@
 use crate::actors::{Fenced, scope_operation};
 use crate::errors::{database, operation_ended, superseded};
 use crate::{Cms, rows};
-use sqlx::{PgConnection, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use toygres_models::instances::DesiredState;
 use toygres_models::operations::{
     Operation, OperationError, OperationKind, OperationState, Reason, StepState,
 };
-use toygres_models::{Error, ErrorKind, InstanceId, OperationId, Result, Scope};
+use toygres_models::{Error, ErrorKind, InstanceId, OperationId, OwnerName, Result, Scope};
 
 /// Which operations to list; all by default, newest first.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub struct OperationFilter {
     pub state: Option<OperationState>,
     /// Of this kind.
     pub kind: Option<OperationKind>,
+    /// About an instance of this owner.
+    pub user_name: Option<OwnerName>,
     /// At most so many.
     pub limit: Option<u32>,
     /// Older than this one: the last one of the page before.
@@ -31,46 +33,39 @@ impl Cms {
     /// # Errors
     /// See the crate.
     pub async fn list_operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>> {
-        let mut query = QueryBuilder::new(rows::OPERATIONS);
-        query.push(" where true");
-        if let Some(id) = filter.instance_id {
-            query.push(" and o.instance_id = ").push_bind(id.0);
-        }
-        if let Some(state) = filter.state {
-            query.push(" and o.state = ").push_bind(state.as_str());
-        }
-        if let Some(kind) = filter.kind {
-            query.push(" and o.kind = ").push_bind(kind.as_str());
-        }
-        if let Some(before) = filter.before {
-            query.push(" and o.id < ").push_bind(before.0);
-        }
-        query.push(" order by o.id desc");
-        if let Some(limit) = filter.limit {
-            query.push(" limit ").push_bind(i64::from(limit));
-        }
-        query
-            .build()
-            .try_map(|row| rows::operation(&row))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(database)
+        let mut query = with_steps(|query| {
+            query.push(" where true");
+            if let Some(id) = filter.instance_id {
+                query.push(" and o.instance_id = ").push_bind(id.0);
+            }
+            if let Some(state) = filter.state {
+                query.push(" and o.state = ").push_bind(state.as_str());
+            }
+            if let Some(kind) = filter.kind {
+                query.push(" and o.kind = ").push_bind(kind.as_str());
+            }
+            if let Some(owner) = &filter.user_name {
+                query.push(" and i.user_name = ").push_bind(owner.as_str());
+            }
+            if let Some(before) = filter.before {
+                query.push(" and o.id < ").push_bind(before.0);
+            }
+            query.push(" order by o.id desc");
+            if let Some(limit) = filter.limit {
+                query.push(" limit ").push_bind(i64::from(limit));
+            }
+        });
+        let rows = query.build().fetch_all(&self.pool).await.map_err(database)?;
+        rows::operations_with_steps(&rows).map_err(database)
     }
 
-    /// The operation with its steps.
+    /// The operation with its steps, if it is about an instance of the owner `within`; any if absent.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], code `operation_not_found`. Else see the crate.
-    pub async fn get_operation(&self, id: OperationId) -> Result<Operation> {
+    pub async fn get_operation(&self, id: OperationId, within: Option<&OwnerName>) -> Result<Operation> {
         let mut connection = self.pool.acquire().await.map_err(database)?;
-        get(&mut connection, id).await?.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "operation_not_found",
-                format!("there is no operation {id}"),
-            )
-            .hint("`toygres operations` shows the operations there are")
-        })
+        get(&mut connection, id, within).await
     }
 
     /// Takes the operation up: from now on it is `running`.
@@ -194,18 +189,43 @@ pub(crate) async fn insert(
         .execute(&mut *connection)
         .await
         .map_err(database)?;
-    get(connection, id)
-        .await?
-        .ok_or_else(|| Error::internal("an operation just written is not there"))
+    get(connection, id, None).await
 }
 
-async fn get(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>> {
-    sqlx::query(&format!("{} where o.id = $1", rows::OPERATIONS))
-        .bind(id.0)
-        .try_map(|row| rows::operation(&row))
-        .fetch_optional(connection)
-        .await
-        .map_err(database)
+pub(crate) async fn get(
+    connection: &mut PgConnection,
+    id: OperationId,
+    within: Option<&OwnerName>,
+) -> Result<Operation> {
+    let mut query = with_steps(|query| {
+        query.push(" where o.id = ").push_bind(id.0);
+        if let Some(owner) = within {
+            query.push(" and i.user_name = ").push_bind(owner.as_str());
+        }
+    });
+    let rows = query.build().fetch_all(connection).await.map_err(database)?;
+    let found = rows::operations_with_steps(&rows).map_err(database)?;
+    found.into_iter().next().ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "operation_not_found",
+            format!("there is no operation {id}"),
+        )
+        .hint("`toygres operations` shows the operations there are")
+    })
+}
+
+/// Reads the operations that `narrow` leaves, newest first, a row a step. One statement, so that states and steps fit;
+/// not as JSON, which would take the database twice as long.
+fn with_steps<'a>(narrow: impl FnOnce(&mut QueryBuilder<'a, Postgres>)) -> QueryBuilder<'a, Postgres> {
+    let mut query = QueryBuilder::new(format!("with page as ({}", rows::OPERATIONS));
+    narrow(&mut query);
+    query.push(format!(
+        ") select page.*, {} from page left join cms.operation_steps s on s.operation_id = page.id \
+         order by page.id desc, s.position",
+        rows::STEP
+    ));
+    query
 }
 
 /// The deletion of the instance that has not ended.
@@ -213,15 +233,14 @@ pub(crate) async fn open_deletion(
     connection: &mut PgConnection,
     instance_id: InstanceId,
 ) -> Result<Option<Operation>> {
-    sqlx::query(&format!(
-        "{} where o.instance_id = $1 and o.kind = 'delete' and o.state in ('pending', 'running')",
-        rows::OPERATIONS
-    ))
-    .bind(instance_id.0)
-    .try_map(|row| rows::operation(&row))
-    .fetch_optional(connection)
-    .await
-    .map_err(database)
+    let mut query = with_steps(|query| {
+        query
+            .push(" where o.kind = 'delete' and o.state in ('pending', 'running') and o.instance_id = ")
+            .push_bind(instance_id.0);
+    });
+    let rows = query.build().fetch_all(connection).await.map_err(database)?;
+    let found = rows::operations_with_steps(&rows).map_err(database)?;
+    Ok(found.into_iter().next())
 }
 
 /// The kind of the scope's operation, which has not ended.

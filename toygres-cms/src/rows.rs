@@ -3,12 +3,16 @@
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use toygres_models::audit::AuditEvent;
 use toygres_models::events::InstanceEvent;
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::{Endpoint, Instance};
 use toygres_models::intent::PendingOperation;
-use toygres_models::operations::{Operation, OperationError};
-use toygres_models::{InstanceId, Intent, OperationId};
+use toygres_models::operations::{Operation, OperationError, Step};
+use toygres_models::quotas::{Quota, QuotaLimits};
+use toygres_models::server::{Drift, Worker};
+use toygres_models::tokens::ApiToken;
+use toygres_models::{InstanceId, Intent, OperationId, TokenId};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -17,14 +21,15 @@ pub(crate) const INSTANCE: &str = "i.id, i.name, i.user_name, i.state, i.health_
     i.postgres_version, i.storage_size_gb, i.cpu, i.memory_mb, i.internal, i.namespace, i.tags, \
     i.deletion_protection, i.endpoint_host, i.endpoint_port, i.created_at, i.updated_at, i.deleted_at, i.incarnation";
 
-/// What [`operation`] reads, steps included, so that a list takes one query.
+/// What [`operation`] reads.
 pub(crate) const OPERATIONS: &str = "select o.id, o.kind, o.state, o.instance_id, i.name as instance_name, \
-    o.error_code, o.error_message, o.requested_at, o.started_at, o.finished_at, coalesce((\
-        select json_agg(json_build_object('name', s.name, 'state', s.state, 'attempts', s.attempts, \
-            'reason', s.reason, 'message', s.message, 'started_at', s.started_at, 'finished_at', s.finished_at) \
-            order by s.position) \
-        from cms.operation_steps s where s.operation_id = o.id), '[]') as steps \
+    o.error_code, o.error_message, o.requested_at, o.started_at, o.finished_at \
     from cms.operations o join cms.instances i on i.id = o.instance_id";
+
+/// What [`step`] reads of `cms.operation_steps s`.
+pub(crate) const STEP: &str = "s.name as step_name, s.state as step_state, s.attempts as step_attempts, \
+    s.reason as step_reason, s.message as step_message, s.started_at as step_started_at, \
+    s.finished_at as step_finished_at";
 
 /// A column that holds a name or one of a set of words.
 pub(crate) fn parsed<T>(row: &PgRow, column: &str) -> sqlx::Result<T>
@@ -40,6 +45,16 @@ where
 {
     text.parse()
         .map_err(|error: T::Err| undecodable(column, error.into()))
+}
+
+/// As [`parsed`], of a column that may be null.
+fn parsed_option<T>(row: &PgRow, column: &str) -> sqlx::Result<Option<T>>
+where
+    T: std::str::FromStr<Err: Into<BoxError>>,
+{
+    row.try_get::<Option<&str>, _>(column)?
+        .map(|text| parse(column, text))
+        .transpose()
 }
 
 fn undecodable(column: &str, source: BoxError) -> sqlx::Error {
@@ -86,7 +101,8 @@ fn endpoint(row: &PgRow) -> sqlx::Result<Option<Endpoint>> {
         .transpose()
 }
 
-pub(crate) fn operation(row: &PgRow) -> sqlx::Result<Operation> {
+/// Without its steps.
+fn operation(row: &PgRow) -> sqlx::Result<Operation> {
     let code: Option<String> = row.try_get("error_code")?;
     let message: Option<String> = row.try_get("error_message")?;
     Ok(Operation {
@@ -95,7 +111,7 @@ pub(crate) fn operation(row: &PgRow) -> sqlx::Result<Operation> {
         state: parsed(row, "state")?,
         instance_id: InstanceId(row.try_get("instance_id")?),
         instance_name: parsed(row, "instance_name")?,
-        steps: row.try_get::<Json<_>, _>("steps")?.0,
+        steps: Vec::new(),
         error: code
             .zip(message)
             .map(|(code, message)| OperationError { code, message }),
@@ -103,6 +119,38 @@ pub(crate) fn operation(row: &PgRow) -> sqlx::Result<Operation> {
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
     })
+}
+
+/// The step of a row, if the operation has begun one.
+fn step(row: &PgRow) -> sqlx::Result<Option<Step>> {
+    let Some(name) = row.try_get("step_name")? else {
+        return Ok(None);
+    };
+    let reason: Option<&str> = row.try_get("step_reason")?;
+    Ok(Some(Step {
+        name,
+        state: parsed(row, "step_state")?,
+        attempts: row.try_get("step_attempts")?,
+        reason: reason.map(|word| parse("step_reason", word)).transpose()?,
+        message: row.try_get("step_message")?,
+        started_at: row.try_get("step_started_at")?,
+        finished_at: row.try_get("step_finished_at")?,
+    }))
+}
+
+/// Operations whose rows come once a step, those of one operation behind each other.
+pub(crate) fn operations_with_steps(rows: &[PgRow]) -> sqlx::Result<Vec<Operation>> {
+    let mut operations: Vec<Operation> = Vec::new();
+    for row in rows {
+        let id = OperationId(row.try_get("id")?);
+        if operations.last().is_none_or(|last| last.id != id) {
+            operations.push(operation(row)?);
+        }
+        if let (Some(operation), Some(step)) = (operations.last_mut(), step(row)?) {
+            operation.steps.push(step);
+        }
+    }
+    Ok(operations)
 }
 
 /// A row of the view `cms.intents`.
@@ -131,9 +179,8 @@ pub(crate) fn event(row: &PgRow) -> sqlx::Result<InstanceEvent> {
         id: row.try_get("id")?,
         instance_id: InstanceId(row.try_get("instance_id")?),
         instance_name: parsed(row, "instance_name")?,
-        operation_id: row
-            .try_get::<Option<uuid::Uuid>, _>("operation_id")?
-            .map(OperationId),
+        user_name: parsed(row, "user_name")?,
+        operation_id: row.try_get::<Option<_>, _>("operation_id")?.map(OperationId),
         kind: row.try_get("kind")?,
         message: row.try_get("message")?,
         created_at: row.try_get("created_at")?,
@@ -148,5 +195,80 @@ pub(crate) fn health_check(row: &PgRow) -> sqlx::Result<HealthCheck> {
         server_version: row.try_get("server_version")?,
         error_code: row.try_get("error_code")?,
         error_message: row.try_get("error_message")?,
+    })
+}
+
+pub(crate) fn token(row: &PgRow) -> sqlx::Result<ApiToken> {
+    Ok(ApiToken {
+        id: TokenId(row.try_get("id")?),
+        name: row.try_get("name")?,
+        scope: parsed(row, "scope")?,
+        user_name: parsed_option(row, "user_name")?,
+        created_at: row.try_get("created_at")?,
+        expires_at: row.try_get("expires_at")?,
+        last_used_at: row.try_get("last_used_at")?,
+        revoked_at: row.try_get("revoked_at")?,
+    })
+}
+
+pub(crate) fn audit_event(row: &PgRow) -> sqlx::Result<AuditEvent> {
+    Ok(AuditEvent {
+        id: row.try_get("id")?,
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        instance_id: row.try_get::<Option<_>, _>("instance_id")?.map(InstanceId),
+        operation_id: row.try_get::<Option<_>, _>("operation_id")?.map(OperationId),
+        object: row.try_get("object")?,
+        trace_id: row.try_get("trace_id")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+pub(crate) fn quota_limits(row: &PgRow) -> sqlx::Result<QuotaLimits> {
+    Ok(QuotaLimits {
+        max_instances: row.try_get("max_instances")?,
+        max_storage_gb: row.try_get("max_storage_gb")?,
+    })
+}
+
+/// What an owner has, and may have: `default`, unless it has limits of its own.
+pub(crate) fn quota(row: &PgRow, default: QuotaLimits) -> sqlx::Result<Quota> {
+    let own = row.try_get("own")?;
+    Ok(Quota {
+        user_name: parsed(row, "user_name")?,
+        limits: if own { quota_limits(row)? } else { default },
+        own,
+        instances: row.try_get("instances")?,
+        storage_gb: row.try_get("storage_gb")?,
+    })
+}
+
+pub(crate) fn worker(row: &PgRow) -> sqlx::Result<Worker> {
+    Ok(Worker {
+        id: row.try_get("id")?,
+        host: row.try_get("host")?,
+        pid: row.try_get("pid")?,
+        version: row.try_get("version")?,
+        mode: row.try_get("mode")?,
+        started_at: row.try_get("started_at")?,
+        last_seen_at: row.try_get("last_seen_at")?,
+        orchestration_slots: row.try_get("orchestration_slots")?,
+        activity_slots: row.try_get("activity_slots")?,
+        activities_running: row.try_get("activities_running")?,
+    })
+}
+
+pub(crate) fn drift(row: &PgRow) -> sqlx::Result<Drift> {
+    let kind: String = row.try_get("kind")?;
+    let instance_id = row.try_get::<Option<_>, _>("instance_id")?.map(InstanceId);
+    Ok(Drift {
+        id: row.try_get("id")?,
+        fixable: kind == "unknown_object" && instance_id.is_some(),
+        kind,
+        object: row.try_get("object")?,
+        instance_id,
+        message: row.try_get("message")?,
+        first_seen_at: row.try_get("first_seen_at")?,
+        last_seen_at: row.try_get("last_seen_at")?,
     })
 }

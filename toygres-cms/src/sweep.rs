@@ -1,5 +1,6 @@
 //! What the sweeper needs: one node at a time looks for instances whose actor is gone, drift, and old rows.
 
+use crate::audit::Origin;
 use crate::errors::database;
 use crate::events::EventKind;
 use crate::{Cms, rows};
@@ -25,30 +26,6 @@ pub struct WantedActor {
     pub age: Duration,
     /// Time since its actor last got something done.
     pub since_progress: Duration,
-}
-
-/// A difference between what is there and what the rows say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DriftFinding {
-    /// What sort of difference: lower-case letters and underscores.
-    pub kind: String,
-    /// What it is about, as the platform names it.
-    pub object: String,
-    /// The instance it names, which may have no row.
-    pub instance_id: Option<InstanceId>,
-    /// A sentence for people.
-    pub message: String,
-}
-
-/// A finding that is not resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drift {
-    /// The finding.
-    pub finding: DriftFinding,
-    /// When it was first seen.
-    pub first_seen_at: DateTime<Utc>,
-    /// When it was last seen.
-    pub last_seen_at: DateTime<Utc>,
 }
 
 /// How long things are kept.
@@ -162,7 +139,8 @@ impl Cms {
     }
 
     /// Replaces the instance's actor: gives the new incarnation, or `None` if it is not `expected_incarnation` any
-    /// more, or the instance is gone. From then on every write of the old actor is refused.
+    /// more, or the instance is gone. From then on every write of the old actor is refused. `asked`: who wants it, if
+    /// it is not the sweeper, for the audit.
     ///
     /// # Errors
     /// See the crate.
@@ -170,6 +148,7 @@ impl Cms {
         &self,
         instance_id: InstanceId,
         expected_incarnation: i64,
+        asked: Option<&Origin>,
     ) -> Result<Option<i64>> {
         sqlx::query_scalar(
             "with changed as ( \
@@ -177,15 +156,47 @@ impl Cms {
                  where id = $1 and incarnation = $2 and state <> 'deleted' returning id, incarnation), \
              event as ( \
                  insert into cms.instance_events (instance_id, kind, message) \
-                 select id, $3, format('its actor was replaced, now number %s', incarnation) from changed) \
+                 select id, $3, format('its actor was replaced, now number %s', incarnation) from changed), \
+             audit as ( \
+                 insert into cms.audit_events (actor, action, instance_id, trace_id) \
+                 select $4, 'replace_actor', id, $5 from changed where $4 is not null) \
              select incarnation from changed",
         )
         .bind(instance_id.0)
         .bind(expected_incarnation)
         .bind(EventKind::ActorReplaced.as_str())
+        .bind(asked.map(|origin| &origin.actor))
+        .bind(asked.and_then(|origin| origin.trace_id.as_ref()))
         .fetch_optional(&self.pool)
         .await
         .map_err(database)
+    }
+
+    /// Does `work` if the instance has ended, and keeps it from being made again until that is done: what is left of it
+    /// can be removed. `None`: it has not ended, and nothing was done.
+    ///
+    /// # Errors
+    /// See the crate; and those of `work`.
+    pub async fn while_ended<T>(
+        &self,
+        id: InstanceId,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<Option<T>> {
+        let mut transaction = self.pool.begin().await.map_err(database)?;
+        let ended: Option<bool> = sqlx::query_scalar(
+            "select state = 'deleted' or (state = 'failed' and desired_state = 'running') \
+             from cms.instances where id = $1 for no key update",
+        )
+        .bind(id.0)
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(database)?;
+        if ended != Some(true) {
+            return Ok(None);
+        }
+        let done = work.await?;
+        transaction.commit().await.map_err(database)?;
+        Ok(Some(done))
     }
 
     /// The states of those instances that have a row.
@@ -201,64 +212,6 @@ impl Cms {
             .await
             .map_err(database)?;
         Ok(rows.into_iter().collect())
-    }
-
-    /// Records all that a sweep found. What an earlier sweep found and this one did not is resolved.
-    ///
-    /// # Errors
-    /// See the crate.
-    pub async fn record_drift(&self, findings: &[DriftFinding]) -> Result<()> {
-        let mut transaction = self.pool.begin().await.map_err(database)?;
-        sqlx::query(
-            "insert into cms.drift_findings (source, kind, object, instance_id, message) \
-             select distinct on (kind, object) 'sweep', kind, object, instance_id, message \
-             from unnest($1::text[], $2::text[], $3::uuid[], $4::text[]) as seen (kind, object, instance_id, message) \
-             order by kind, object \
-             on conflict (source, kind, object) where resolved_at is null do update \
-             set message = excluded.message, instance_id = excluded.instance_id, last_seen_at = now()",
-        )
-        .bind(findings.iter().map(|finding| finding.kind.as_str()).collect::<Vec<_>>())
-        .bind(findings.iter().map(|finding| finding.object.as_str()).collect::<Vec<_>>())
-        .bind(findings.iter().map(|finding| finding.instance_id.map(|id| id.0)).collect::<Vec<_>>())
-        .bind(findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>())
-        .execute(&mut *transaction)
-        .await
-        .map_err(database)?;
-        // now() is the same in the whole transaction: what was just seen bears it.
-        sqlx::query(
-            "update cms.drift_findings set resolved_at = now() \
-             where source = 'sweep' and resolved_at is null and last_seen_at < now()",
-        )
-        .execute(&mut *transaction)
-        .await
-        .map_err(database)?;
-        transaction.commit().await.map_err(database)
-    }
-
-    /// The findings and alarms that are not resolved, oldest first.
-    ///
-    /// # Errors
-    /// See the crate.
-    pub async fn list_drift(&self) -> Result<Vec<Drift>> {
-        sqlx::query(
-            "select kind, object, instance_id, message, first_seen_at, last_seen_at from cms.drift_findings \
-             where resolved_at is null order by id",
-        )
-        .try_map(|row: PgRow| {
-            Ok(Drift {
-                finding: DriftFinding {
-                    kind: row.try_get("kind")?,
-                    object: row.try_get("object")?,
-                    instance_id: row.try_get::<Option<Uuid>, _>("instance_id")?.map(InstanceId),
-                    message: row.try_get("message")?,
-                },
-                first_seen_at: row.try_get("first_seen_at")?,
-                last_seen_at: row.try_get("last_seen_at")?,
-            })
-        })
-        .fetch_all(&self.pool)
-        .await
-        .map_err(database)
     }
 
     /// Removes what is older than it is kept. Instances and the audit are kept for ever.

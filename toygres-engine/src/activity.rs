@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
 use tracing::Instrument;
@@ -105,6 +106,7 @@ pub struct Activities<D> {
     package: &'static str,
     deps: Arc<D>,
     names: Vec<String>,
+    running: Arc<AtomicUsize>,
     registry: ActivityRegistryBuilder,
 }
 
@@ -116,6 +118,7 @@ impl<D: Send + Sync + 'static> Activities<D> {
             package,
             deps,
             names: Vec::new(),
+            running: Arc::default(),
             registry: ActivityRegistry::builder(),
         }
     }
@@ -139,9 +142,12 @@ impl<D: Send + Sync + 'static> Activities<D> {
     pub(crate) fn register_with<A: Activity>(mut self, deps: Arc<A::Deps>) -> Self {
         let name = engine_name::<A>();
         assert!(!self.names.contains(&name), "activity {name} is registered twice");
+        let running = Arc::clone(&self.running);
         self.registry = self.registry.register(name.clone(), move |cx, input| {
             let deps = Arc::clone(&deps);
+            let running = Arc::clone(&running);
             async move {
+                let _counted = Counted::new(&running);
                 run::<A>(&deps, cx, &input)
                     .await
                     .map_err(|failure| failure.encode())
@@ -157,8 +163,29 @@ impl<D: Send + Sync + 'static> Activities<D> {
         &self.names
     }
 
+    /// How many of them run at this moment.
+    pub(crate) fn running(&self) -> &Arc<AtomicUsize> {
+        &self.running
+    }
+
     pub(crate) fn build(self) -> ActivityRegistry {
         self.registry.build()
+    }
+}
+
+/// One that runs, whatever way it ends: also dropped by a shutdown.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(running: &'a AtomicUsize) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

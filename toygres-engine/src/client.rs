@@ -8,7 +8,8 @@ use crate::store::Store;
 use duroxide::{Client, ClientError, OrchestrationStatus};
 use sqlx::PgPool;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use toygres_models::{Error, Result};
 
@@ -34,6 +35,10 @@ pub struct EngineClient {
     pub(crate) pool: PgPool,
     pub(crate) schema: Arc<str>,
     pub(crate) current_traceparent: fn() -> Option<String>,
+    pub(crate) orchestration_slots: usize,
+    pub(crate) activity_slots: usize,
+    /// Known once the engine has started.
+    pub(crate) activities_running: Arc<OnceLock<Arc<AtomicUsize>>>,
 }
 
 impl EngineClient {
@@ -48,8 +53,8 @@ impl EngineClient {
         }
         let traceparent = (self.current_traceparent)();
         let input = envelope::seal(traceparent.as_deref(), 1, &input)?;
-        self.soon(self.client.start_orchestration(id, engine_name::<O>(), input))
-            .await
+        let start = self.client.start_orchestration(id, engine_name::<O>(), input);
+        soon(from_client, start).await
     }
 
     /// Wakes an orchestration that waits. A wake-up of one that has not been taken up yet, or is not there, is lost,
@@ -58,7 +63,7 @@ impl EngineClient {
     /// # Errors
     /// `database_unavailable`.
     pub async fn wake(&self, id: &str) -> Result<()> {
-        self.soon(self.client.enqueue_event(id, WAKE_QUEUE, "")).await
+        soon(from_client, self.client.enqueue_event(id, WAKE_QUEUE, "")).await
     }
 
     /// Fails an orchestration at once. Nothing is undone, and a running activity goes on for some seconds.
@@ -66,7 +71,7 @@ impl EngineClient {
     /// # Errors
     /// `database_unavailable`.
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<()> {
-        self.soon(self.client.cancel_instance(id, reason)).await
+        soon(from_client, self.client.cancel_instance(id, reason)).await
     }
 
     /// How these orchestrations are, by one query. Absent: never started, or pruned.
@@ -74,9 +79,7 @@ impl EngineClient {
     /// # Errors
     /// `database_unavailable`.
     pub async fn statuses(&self, ids: &[String]) -> Result<HashMap<String, EngineStatus>> {
-        crate::sql::statuses(&self.pool, &self.schema, ids)
-            .await
-            .map_err(from_sqlx)
+        soon(from_sqlx, crate::sql::statuses(&self.pool, &self.schema, ids)).await
     }
 
     /// Waits until an orchestration has ended. Reads its whole history again and again: for tests.
@@ -109,10 +112,33 @@ impl EngineClient {
         self.store.since_last_fetch()
     }
 
-    async fn soon<T>(&self, call: impl Future<Output = std::result::Result<T, ClientError>>) -> Result<T> {
-        match tokio::time::timeout(PATIENCE, call).await {
-            Ok(answer) => answer.map_err(from_client),
-            Err(_) => Err(unavailable().context("no answer in time")),
-        }
+    /// How many activities this process runs at this moment.
+    #[must_use]
+    pub fn activities_running(&self) -> usize {
+        let running = self.activities_running.get();
+        running.map_or(0, |running| running.load(Ordering::Relaxed))
+    }
+
+    /// How many activities this process can run at the same time.
+    #[must_use]
+    pub fn activity_slots(&self) -> usize {
+        self.activity_slots
+    }
+
+    /// How many orchestrations this process can work on at the same time.
+    #[must_use]
+    pub fn orchestration_slots(&self) -> usize {
+        self.orchestration_slots
+    }
+}
+
+/// What the store answers, if it does so in time.
+pub(crate) async fn soon<T, E>(
+    error: fn(E) -> Error,
+    call: impl Future<Output = std::result::Result<T, E>>,
+) -> Result<T> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(answer) => answer.map_err(error),
+        Err(_) => Err(unavailable().context("no answer in time")),
     }
 }

@@ -117,6 +117,9 @@ impl Engine {
             pool,
             schema: config.schema.as_str().into(),
             current_traceparent: config.current_traceparent,
+            orchestration_slots: config.orchestration_concurrency,
+            activity_slots: config.worker_concurrency,
+            activities_running: Arc::default(),
         };
         Self { config, client }
     }
@@ -142,6 +145,8 @@ impl Engine {
             built_in = ChildStatus::NAME,
             "the orchestration engine starts"
         );
+        let running = Arc::clone(activities.running());
+        self.client.activities_running.get_or_init(|| running);
         let store = Arc::clone(&self.client.store);
         store.open();
         let provider = Arc::clone(&store) as Arc<dyn Provider>;

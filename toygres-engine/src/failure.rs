@@ -6,6 +6,7 @@
 use duroxide::ErrorDetails;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use toygres_models::orchestrations::OrchestrationError;
 use toygres_models::{Error, ErrorKind};
 
 /// The longest message kept, in bytes. Longer ones are cut.
@@ -37,7 +38,9 @@ impl FailureClass {
             | ErrorKind::Invalid
             | ErrorKind::NotFound
             | ErrorKind::Conflict
+            | ErrorKind::Unauthenticated
             | ErrorKind::Forbidden
+            | ErrorKind::PreconditionFailed
             | ErrorKind::TooLarge
             | ErrorKind::Superseded
             | ErrorKind::StorageLost
@@ -166,6 +169,17 @@ impl From<&Error> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::new(failure.kind, failure.code, failure.message)
+    }
+}
+
+impl From<Failure> for OrchestrationError {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: failure.kind,
+            code: failure.code,
+            message: failure.message,
+            retryable: failure.retryable,
+        }
     }
 }
 

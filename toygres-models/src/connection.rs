@@ -2,9 +2,11 @@
 
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
 
 /// A host and port that clients connect to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Endpoint {
     /// Host name or address.
     pub host: String,
@@ -18,7 +20,7 @@ pub const ROLE_NAME: &str = "postgres";
 pub const DATABASE_NAME: &str = "postgres";
 
 /// How to connect to an instance: the answer of `GET /api/instances/{name}/connection`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct Connection {
     /// Host name or address.
     pub host: String,
@@ -55,6 +57,16 @@ impl Connection {
             psql: format!("psql -h {host} -p {port} -U {ROLE_NAME} -d {DATABASE_NAME}"),
             password: password.map(|p| p.reveal().clone()),
         }
+    }
+}
+
+impl fmt::Debug for Connection {
+    /// Without the password, which may be in the URI too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 

@@ -21,8 +21,12 @@ pub enum ErrorKind {
     NotFound,
     /// The request contradicts the present state (a name in use, deletion protection).
     Conflict,
+    /// The caller did not say who it is, or said it with a token that is not valid.
+    Unauthenticated,
     /// The caller may not do this.
     Forbidden,
+    /// What is to be changed is not as the caller has seen it.
+    PreconditionFailed,
     /// The body or header is larger than allowed.
     TooLarge,
     /// A limit of the caller or of the machine is used up for now.
@@ -51,7 +55,9 @@ impl ErrorKind {
             | Self::Invalid
             | Self::NotFound
             | Self::Conflict
+            | Self::Unauthenticated
             | Self::Forbidden
+            | Self::PreconditionFailed
             | Self::TooLarge
             | Self::Superseded
             | Self::Config
@@ -62,7 +68,7 @@ impl ErrorKind {
 }
 
 /// One wrong field of a request.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct FieldError {
     /// The field's name as in the request.
     pub field: String,
@@ -120,6 +126,15 @@ impl Error {
         let mut error = Self::new(ErrorKind::Invalid, "invalid_fields", message);
         error.inner.fields = fields;
         error
+    }
+
+    /// One value of a request that is not allowed.
+    #[must_use]
+    pub fn invalid_field(field: &str, message: impl Into<String>) -> Self {
+        Self::invalid_fields(vec![FieldError {
+            field: field.to_owned(),
+            message: message.into(),
+        }])
     }
 
     /// Adds what the user can do next.

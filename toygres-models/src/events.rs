@@ -1,12 +1,13 @@
 //! Events: what happened to an instance, newest last.
 
 use crate::ids::{InstanceId, OperationId};
-use crate::names::InstanceName;
+use crate::names::{InstanceName, OwnerName};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One thing that happened to an instance.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct InstanceEvent {
     /// Rises with every event of the whole deployment.
     pub id: i64,
@@ -14,6 +15,8 @@ pub struct InstanceEvent {
     pub instance_id: InstanceId,
     /// The instance's name.
     pub instance_name: InstanceName,
+    /// The instance's owner.
+    pub user_name: OwnerName,
     /// The operation it belongs to, if it does.
     pub operation_id: Option<OperationId>,
     /// A stable word, such as `state_changed`.

@@ -3,6 +3,7 @@
 use crate::words::words;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 words! {
     /// What the last health checks say.
@@ -20,7 +21,7 @@ words! {
 pub const UNHEALTHY_AFTER: i32 = 3;
 
 /// One health check: a real connection that ran a real query, or why it did not.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HealthCheck {
     /// When it was made.
     pub checked_at: DateTime<Utc>,

@@ -5,8 +5,12 @@ use uuid::Uuid;
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $new:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+            utoipa::ToSchema,
+        )]
         #[serde(transparent)]
+        #[schema(value_type = String, format = Uuid)]
         pub struct $name(pub Uuid);
 
         impl $name {
@@ -39,6 +43,11 @@ id! {
 id! {
     /// An operation's identity; sorts by the time it was requested.
     OperationId, now_v7
+}
+
+id! {
+    /// An API token's identity.
+    TokenId, now_v7
 }
 
 impl InstanceId {

@@ -10,6 +10,9 @@ use crate::words::words;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 words! {
     /// The state of an instance as people see it.
@@ -49,42 +52,210 @@ words! {
     }
 }
 
-/// The body of `POST /api/instances`, as sent. [`CreateInstanceRequest::parse`] turns it into a [`NewInstance`].
-#[derive(Debug, Clone, Deserialize)]
+/// A request with everything that can be said of a new instance but its name.
+macro_rules! request {
+    ($(#[$doc:meta])* $request:ident { $($own:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $request {
+            $($own)*
+            /// The password of the role `postgres`: 6 to 256 characters, none of them a control character. Made by the
+            /// server and shown once if absent.
+            #[serde(default)]
+            #[schema(value_type = Option<String>, min_length = 6, max_length = 256, format = Password, write_only,
+                pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+            pub password: Option<Secret>,
+            /// The owner; the token's, else `default`, if absent.
+            #[serde(default)]
+            #[schema(value_type = Option<OwnerName>)]
+            pub user_name: Option<String>,
+            /// The PostgreSQL major version; the server's default if absent.
+            #[serde(default)]
+            #[schema(value_type = Option<PostgresVersion>)]
+            pub postgres_version: Option<String>,
+            /// Storage in GiB; 10 if absent. Recorded, not enforced, on the platform `local`.
+            #[serde(default)]
+            #[schema(minimum = 1, maximum = 65536, example = 10)]
+            pub storage_size_gb: Option<i64>,
+            /// CPUs as a Kubernetes quantity such as `500m` or `2`.
+            #[serde(default)]
+            #[schema(example = "500m")]
+            pub cpu: Option<String>,
+            /// Memory in MiB.
+            #[serde(default)]
+            #[schema(minimum = 128, maximum = 1048576, example = 512)]
+            pub memory_mb: Option<i64>,
+            /// No address outside the cluster if true.
+            #[serde(default)]
+            pub internal: Option<bool>,
+            /// The namespace to put it in, where the platform has such and the policy allows it.
+            #[serde(default)]
+            #[schema(value_type = Option<OwnerName>)]
+            pub namespace: Option<String>,
+            /// Labels of the user's own: at most 32, keys of 1 to 63 letters, digits, `-`, `_`, `.` and `/`, values of up
+            /// to 255 characters, none of them a control character.
+            #[serde(default)]
+            #[schema(schema_with = tags_schema)]
+            pub tags: Option<BTreeMap<String, String>>,
+            /// Refuses deletion while true.
+            #[serde(default)]
+            pub deletion_protection: Option<bool>,
+        }
+    };
+}
+
+request! {
+    /// The body of `POST /api/instances`, as sent. [`CreateInstanceRequest::parse`] turns it into a [`NewInstance`].
+    CreateInstanceRequest {
+        /// The instance's name, unique among those that are neither deleted nor failed.
+        #[schema(value_type = InstanceName, example = "demo")]
+        pub name: String,
+    }
+}
+
+request! {
+    /// The body of `POST /api/instances/bulk`: instances named `base_name-1` to `base_name-count`.
+    BulkCreateRequest {
+        /// What their names begin with.
+        #[schema(min_length = 1, max_length = 37, pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$", example = "demo")]
+        pub base_name: String,
+        /// How many.
+        #[schema(minimum = 1, maximum = 50, example = 3)]
+        pub count: i64,
+    }
+}
+
+/// The most instances of one bulk request.
+pub const BULK_LIMIT: usize = 50;
+/// Room in a name for `-` and a number up to [`BULK_LIMIT`].
+const BULK_SUFFIX_LEN: usize = 3;
+
+impl BulkCreateRequest {
+    /// One request an instance, each valid.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] with one entry a wrong field.
+    pub fn parse(self) -> crate::Result<Vec<NewInstance>> {
+        let mut wrong = Vec::new();
+        let mut reject = |field: &str, message: String| {
+            wrong.push(FieldError {
+                field: field.to_owned(),
+                message,
+            });
+        };
+        let count = usize::try_from(self.count).unwrap_or(0);
+        if !(1..=BULK_LIMIT).contains(&count) {
+            reject("count", format!("must be a whole number from 1 to {BULK_LIMIT}"));
+        }
+        let longest = InstanceName::MAX_LEN - BULK_SUFFIX_LEN;
+        match self.base_name.parse::<InstanceName>() {
+            Err(why) => reject("base_name", why.to_string()),
+            Ok(name) if name.as_str().len() > longest => {
+                reject(
+                    "base_name",
+                    format!("must be at most {longest} characters: a number follows"),
+                );
+            }
+            Ok(_) => {}
+        }
+        let named = |name: String| CreateInstanceRequest {
+            name,
+            password: self.password.clone(),
+            user_name: self.user_name.clone(),
+            postgres_version: self.postgres_version.clone(),
+            storage_size_gb: self.storage_size_gb,
+            cpu: self.cpu.clone(),
+            memory_mb: self.memory_mb,
+            internal: self.internal,
+            namespace: self.namespace.clone(),
+            tags: self.tags.clone(),
+            deletion_protection: self.deletion_protection,
+        };
+        // What all of them share is checked once, under a name that is valid.
+        if let Err(error) = named("a".to_owned()).parse() {
+            wrong.extend(error.fields().iter().cloned());
+        }
+        if !wrong.is_empty() {
+            return Err(Error::invalid_fields(wrong));
+        }
+        (1..=count)
+            .map(|number| named(format!("{}-{number}", self.base_name)).parse())
+            .collect()
+    }
+}
+
+/// The body of `POST /api/instances/bulk/delete`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CreateInstanceRequest {
-    /// The instance's name: 1 to 40 characters, lower-case letters, digits, hyphens, a letter first.
+pub struct BulkDeleteRequest {
+    /// Names, or ids, of the instances to delete.
+    #[schema(min_items = 1, max_items = 50, example = json!(["demo-1", "demo-2"]))]
+    pub names: Vec<String>,
+}
+
+/// What came of one item of a bulk request.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct BulkResult {
+    /// The item's name, as it was sent or made.
     pub name: String,
-    /// The password of the role `postgres`; made by the server if absent.
-    #[serde(default)]
-    pub password: Option<Secret>,
-    /// The owner; `default` if absent.
-    #[serde(default)]
-    pub user_name: Option<String>,
-    /// The PostgreSQL major version; the server's default if absent.
-    #[serde(default)]
-    pub postgres_version: Option<String>,
-    /// Storage in GiB, 1 to 65536; 10 if absent. Recorded, not enforced, on the platform `local`.
-    #[serde(default)]
-    pub storage_size_gb: Option<i64>,
-    /// CPUs as a Kubernetes quantity such as `500m` or `2`.
-    #[serde(default)]
-    pub cpu: Option<String>,
-    /// Memory in MiB, 128 to 1048576.
-    #[serde(default)]
-    pub memory_mb: Option<i64>,
-    /// No address outside the cluster if true.
-    #[serde(default)]
-    pub internal: Option<bool>,
-    /// The namespace to put it in, where the platform has such and the policy allows it.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// Labels of the user's own: at most 32, keys 1 to 63 and values up to 255 characters.
-    #[serde(default)]
-    pub tags: Option<BTreeMap<String, String>>,
-    /// Refuses deletion while true.
-    #[serde(default)]
+    /// What its request alone would have been answered with: 202, or the status of `problem`.
+    #[schema(example = 202)]
+    pub status: u16,
+    /// What was accepted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accepted: Option<InstanceAccepted>,
+    /// Why it was not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<crate::problem::Problem>,
+}
+
+/// The body of `PATCH /api/instances/{name}`. What is absent stays as it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchInstanceRequest {
+    /// Tags to set; those with the value null are removed, the others stay (a merge patch, RFC 7396).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = tag_changes_schema)]
+    pub tags: Option<BTreeMap<String, Option<String>>>,
+    /// Whether deletion is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_protection: Option<bool>,
+}
+
+impl PatchInstanceRequest {
+    /// Checks what can be checked without the instance.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] with one entry a wrong field.
+    pub fn parse(self) -> crate::Result<Self> {
+        let set = self.tags.iter().flatten();
+        let set = set
+            .filter_map(|(key, value)| Some((key.clone(), value.clone()?)))
+            .collect();
+        check_all_tags(&set)?;
+        Ok(self)
+    }
+
+    /// The tags that an instance with these will have.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] if they would be too many.
+    pub fn merge_tags(&self, tags: &BTreeMap<String, String>) -> crate::Result<BTreeMap<String, String>> {
+        let mut merged = tags.clone();
+        for (key, value) in self.tags.iter().flatten() {
+            match value {
+                Some(value) => merged.insert(key.clone(), value.clone()),
+                None => merged.remove(key),
+            };
+        }
+        check_all_tags(&merged)?;
+        Ok(merged)
+    }
+}
+
+fn check_all_tags(tags: &BTreeMap<String, String>) -> crate::Result<()> {
+    check_tags(tags).map_err(|message| Error::invalid_field("tags", message))
 }
 
 /// A request to make an instance whose every field is valid.
@@ -114,10 +285,12 @@ pub struct NewInstance {
     pub deletion_protection: bool,
 }
 
+/// Would be unreachable: `/api/instances/bulk` is another thing.
+const RESERVED_NAME: &str = "bulk";
 /// Shortest password allowed, in characters.
 pub const PASSWORD_MIN_CHARS: usize = 6;
-/// Longest password allowed, in bytes.
-pub const PASSWORD_MAX_BYTES: usize = 256;
+/// Longest password allowed, in characters.
+pub const PASSWORD_MAX_CHARS: usize = 256;
 const DEFAULT_STORAGE_SIZE_GB: i32 = 10;
 
 impl CreateInstanceRequest {
@@ -139,6 +312,12 @@ impl CreateInstanceRequest {
             .parse::<InstanceName>()
             .map_err(|e| reject("name", &e.to_string()))
             .ok();
+        if self.name == RESERVED_NAME {
+            reject(
+                "name",
+                "is reserved: it stands for many instances in the API's paths",
+            );
+        }
         let user_name = match &self.user_name {
             None => Some(OwnerName::default()),
             Some(text) => text
@@ -222,8 +401,8 @@ fn in_range(value: i64, min: i64, max: i64) -> Option<i32> {
 fn check_password(password: &str) -> Result<(), String> {
     if password.chars().count() < PASSWORD_MIN_CHARS {
         Err(format!("must be at least {PASSWORD_MIN_CHARS} characters"))
-    } else if password.len() > PASSWORD_MAX_BYTES {
-        Err(format!("must be at most {PASSWORD_MAX_BYTES} bytes"))
+    } else if password.chars().count() > PASSWORD_MAX_CHARS {
+        Err(format!("must be at most {PASSWORD_MAX_CHARS} characters"))
     } else if password.chars().any(char::is_control) {
         // PostgreSQL reads the password's first line only, and no client can send a NUL.
         Err("must not hold control characters such as line breaks, tabs or NUL".to_owned())
@@ -248,9 +427,49 @@ fn is_cpu_quantity(text: &str) -> bool {
     whole_when_milli && cpus > 0.0 && cpus <= 256.0
 }
 
+/// The most tags of an instance.
+const TAGS_MAX: usize = 32;
+/// Longest value of a tag, in characters.
+const TAG_VALUE_MAX_CHARS: usize = 255;
+
+fn tags_schema() -> Schema {
+    tags_object(false, serde_json::json!({"team": "web"}))
+}
+
+fn tag_changes_schema() -> Schema {
+    tags_object(true, serde_json::json!({"team": "web", "old": null}))
+}
+
+/// What [`check_tags`] lets through; with `nullable` also null as a value.
+fn tags_object(nullable: bool, example: serde_json::Value) -> Schema {
+    let or_null = |one: Type, nullable: bool| match nullable {
+        true => SchemaType::from_iter([one, Type::Null]),
+        false => SchemaType::new(one),
+    };
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(63))
+        .pattern(Some("^[A-Za-z0-9._/-]+$"))
+        .build();
+    let value = ObjectBuilder::new()
+        .schema_type(or_null(Type::String, nullable))
+        .max_length(Some(TAG_VALUE_MAX_CHARS))
+        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"))
+        .build();
+    ObjectBuilder::new()
+        .schema_type(or_null(Type::Object, true))
+        .property_names(Some(Schema::from(key)))
+        .additional_properties(Some(Schema::from(value)))
+        .max_properties(Some(TAGS_MAX))
+        .examples([example])
+        .build()
+        .into()
+}
+
 fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
-    if tags.len() > 32 {
-        return Err("must be at most 32 tags".to_owned());
+    if tags.len() > TAGS_MAX {
+        return Err(format!("must be at most {TAGS_MAX} tags"));
     }
     for (key, value) in tags {
         let key_ok = !key.is_empty()
@@ -261,9 +480,9 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
         if !key_ok {
             return Err("keys must be 1 to 63 letters, digits, '-', '_', '.' and '/'".to_owned());
         }
-        if value.len() > 255 || value.chars().any(char::is_control) {
+        if value.chars().count() > TAG_VALUE_MAX_CHARS || value.chars().any(char::is_control) {
             return Err(format!(
-                "the value of {key:?} must be at most 255 bytes without control characters"
+                "the value of {key:?} must be at most {TAG_VALUE_MAX_CHARS} characters, none of them a control character"
             ));
         }
     }
@@ -271,7 +490,7 @@ fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
 }
 
 /// An instance as the API shows it. Never holds a password.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Instance {
     /// Its identity.
     pub id: InstanceId,
@@ -312,7 +531,7 @@ pub struct Instance {
 }
 
 /// The answer of `POST /api/instances` and `DELETE /api/instances/{name}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct InstanceAccepted {
     /// The instance as it is now.
     pub instance: Instance,
@@ -321,6 +540,16 @@ pub struct InstanceAccepted {
     /// The password that was made for it. Shown this once; a replay leaves it out.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub password: Option<String>,
+}
+
+impl fmt::Debug for InstanceAccepted {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstanceAccepted")
+            .field("instance", &self.instance)
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +569,44 @@ mod tests {
             (new.name.as_str(), new.user_name.as_str(), new.storage_size_gb),
             ("demo", "default", 10)
         );
+    }
+
+    #[test]
+    fn a_name_that_could_not_be_reached_is_refused() {
+        let error = request(serde_json::json!({"name": "bulk"}))
+            .parse()
+            .expect_err("reserved");
+        assert_eq!(error.fields()[0].field, "name");
+    }
+
+    #[test]
+    fn a_bulk_request_makes_numbered_instances() {
+        let bulk = |json| {
+            serde_json::from_value::<BulkCreateRequest>(json)
+                .expect("readable")
+                .parse()
+        };
+        let all = bulk(serde_json::json!({"base_name": "a", "count": 3, "memory_mb": 256})).expect("valid");
+        let names: Vec<_> = all.iter().map(|new| new.name.as_str()).collect();
+        assert_eq!(names, ["a-1", "a-2", "a-3"]);
+        assert_eq!(all[2].memory_mb, Some(256));
+        let long = "a".repeat(38);
+        let error =
+            bulk(serde_json::json!({"base_name": long, "count": 51, "cpu": "many"})).expect_err("all wrong");
+        let fields: Vec<_> = error.fields().iter().map(|f| f.field.as_str()).collect();
+        assert_eq!(fields, ["count", "base_name", "cpu"]);
+    }
+
+    #[test]
+    fn a_patch_sets_and_removes_tags_and_leaves_the_others() {
+        let patch: PatchInstanceRequest =
+            serde_json::from_value(serde_json::json!({"tags": {"a": "2", "b": null}})).expect("readable");
+        let tags = [("a", "1"), ("b", "1"), ("c", "1")];
+        let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let merged = patch.merge_tags(&tags).expect("few");
+        assert_eq!(format!("{merged:?}"), r#"{"a": "2", "c": "1"}"#);
+        let many: BTreeMap<_, _> = (0..32).map(|n| (format!("k{n}"), String::new())).collect();
+        assert!(patch.merge_tags(&many).is_err());
     }
 
     #[test]
@@ -384,6 +651,7 @@ mod tests {
             "пароль-密码",
             "      ",
             &"x".repeat(256),
+            &"é".repeat(256),
         ] {
             assert!(check(good), "{good:?}");
         }

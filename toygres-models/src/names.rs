@@ -43,10 +43,13 @@ fn parse_label(text: &str, max: usize) -> Result<String, ParseNameError> {
 }
 
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:tt) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[derive(
+            Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+        )]
         #[serde(try_from = "String", into = "String")]
+        #[schema(value_type = String, min_length = 1, max_length = $max, pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$")]
         pub struct $name(String);
 
         impl $name {
@@ -105,8 +108,21 @@ impl Default for OwnerName {
 }
 
 /// A PostgreSQL major version, such as `17`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[1-9][0-9]$", example = "17")]
 pub struct PostgresVersion(u16);
 
 impl PostgresVersion {

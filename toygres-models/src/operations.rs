@@ -5,6 +5,7 @@ use crate::names::InstanceName;
 use crate::words::words;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 words! {
     /// What was asked for.
@@ -95,7 +96,7 @@ words! {
 }
 
 /// The error an operation ended with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationError {
     /// A stable word for programs.
     pub code: String,
@@ -104,7 +105,7 @@ pub struct OperationError {
 }
 
 /// One step of an operation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// The step's name, the same as its activity's (`deploy-postgres`).
     pub name: String,
@@ -123,7 +124,7 @@ pub struct Step {
 }
 
 /// A piece of work that somebody asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     /// Its identity; sorts by the time it was requested.
     pub id: OperationId,

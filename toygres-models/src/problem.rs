@@ -2,12 +2,13 @@
 
 use crate::error::FieldError;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The media type of a problem document.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// The body of every answer with a status of 400 or more.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`: the status and `code` say what it is.
     #[serde(rename = "type")]

@@ -2,10 +2,12 @@
 //!
 //! It serves a deletion as well as a create that did not succeed, and can be run any number of times.
 
+use crate::flow::{self, Does, Stepwise, To, call};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use toygres_activities::record_end::{self, End};
 use toygres_activities::{BeginOperation, RecordEnd, RemovePostgres, VerifyGone};
-use toygres_engine::{Context, Failure, Orchestration, RetryPolicy, Turn, call_with};
+use toygres_engine::{Activity, Context, Failure, Orchestration, RetryPolicy, Turn};
 use toygres_models::Scope;
 
 /// See the module.
@@ -20,26 +22,81 @@ pub struct Input {
     pub end: End,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Begin,
+    Remove,
+    Verify,
+    Record,
+}
+
+/// All that a step can come to.
+#[derive(Clone, Copy)]
+pub(crate) struct Done;
+
+impl fmt::Display for Done {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl flow::Step for Step {
+    type Came = Done;
+    const STEPS: &'static [Self] = &[Self::Begin, Self::Remove, Self::Verify, Self::Record];
+    const CAME: &'static [Done] = &[Done];
+
+    fn does(self) -> Does {
+        Does::Calls(match self {
+            Self::Begin => &[BeginOperation::NAME],
+            Self::Remove => &[RemovePostgres::NAME],
+            Self::Verify => &[VerifyGone::NAME],
+            Self::Record => &[RecordEnd::NAME],
+        })
+    }
+
+    fn next(self, _: Done) -> Option<To<Self>> {
+        Some(match self {
+            Self::Begin => To::Step(Self::Remove),
+            Self::Remove => To::Step(Self::Verify),
+            Self::Verify => To::Step(Self::Record),
+            Self::Record => To::End(flow::End::Completed),
+        })
+    }
+}
+
+impl Stepwise for DeleteInstance {
+    type Step = Step;
+    const SUMMARY: &'static str =
+        "Removes everything of an instance, makes sure that it is gone, records the end.";
+}
+
 impl Orchestration for DeleteInstance {
     const NAME: &'static str = "delete-instance";
     type Input = Input;
     type Output = ();
 
     async fn run(cx: Context, input: Input) -> Result<Turn<(), Input>, Failure> {
-        let scope = input.scope;
-        let patient = RetryPolicy::patient();
-        call_with::<BeginOperation>(&cx, patient, scope).await?;
-        call_with::<RemovePostgres>(&cx, patient, scope).await?;
-        call_with::<VerifyGone>(&cx, patient, scope).await?;
-        call_with::<RecordEnd>(
-            &cx,
-            patient,
-            record_end::Input {
-                scope,
-                end: input.end,
-            },
-        )
-        .await?;
-        Ok(Turn::Done(()))
+        let mut step = Step::Begin;
+        loop {
+            act(step, &cx, &input).await?;
+            match flow::onward(step, Done)? {
+                To::Step(next) => step = next,
+                To::End(_) => return Ok(Turn::Done(())),
+            }
+        }
+    }
+}
+
+async fn act(step: Step, cx: &Context, input: &Input) -> Result<(), Failure> {
+    let scope = input.scope;
+    let patient = RetryPolicy::patient();
+    match step {
+        Step::Begin => call::<BeginOperation>(step, cx, patient, scope).await,
+        Step::Remove => call::<RemovePostgres>(step, cx, patient, scope).await,
+        Step::Verify => call::<VerifyGone>(step, cx, patient, scope).await,
+        Step::Record => {
+            let end = input.end.clone();
+            call::<RecordEnd>(step, cx, patient, record_end::Input { scope, end }).await
+        }
     }
 }

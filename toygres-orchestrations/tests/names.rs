@@ -14,3 +14,21 @@ fn golden_names_are_those_that_running_work_depends_on() {
         "names.txt: a name or version that changed strands the work that runs under it"
     );
 }
+
+#[test]
+fn golden_flows_are_those_that_the_code_goes_by() {
+    let mut drawn =
+        String::from("# How orchestrations go\n\nDrawn from the steps that their code goes by.\n");
+    for flow in toygres_orchestrations::flows() {
+        let (name, version, summary) = (flow.name, flow.version, flow.summary);
+        drawn += &format!(
+            "\n## {name} {version}\n\n{summary}\n\n```mermaid\n{}```\n",
+            flow.mermaid
+        );
+    }
+    assert_eq!(
+        drawn,
+        include_str!("../flows.md"),
+        "flows.md: write into it\n{drawn}"
+    );
+}

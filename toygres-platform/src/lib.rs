@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod local;
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use std::time::Duration;
 use toygres_models::instances::Endpoint;
 use toygres_models::operations::Reason;
@@ -159,6 +160,14 @@ pub trait Platform: Send + Sync + 'static {
 
     /// The last lines of the server's own log.
     async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>>;
+
+    /// The last lines of the server's own log, and those to come as they are written. Goes on also while the server is
+    /// down; ends when nothing is left of it.
+    async fn follow_logs(
+        &self,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<String>>>;
 
     /// Stops it and removes everything of it, data included; returns when nothing is left. Succeeds if nothing was
     /// there.

@@ -7,20 +7,16 @@
     reason = "a benchmark may panic and prints"
 )]
 
-use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use toygres_models::instances::Endpoint;
 use toygres_models::operations::OperationState;
-use toygres_models::{InstanceId, PostgresVersion, Result};
-use toygres_platform::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage};
-use toygres_testing::{TestHome, TestPostgres, TestServer, TestServerOptions, server_programs, wait_for};
+use toygres_testing::{
+    StubPlatform, TestHome, TestPostgres, TestServer, TestServerOptions, server_programs, wait_for,
+};
 
 const PASSWORD: &str = "benchmark";
 
@@ -155,20 +151,7 @@ async fn ours_at_once(count: usize) -> Duration {
 /// What so many watched instances cost when nobody does anything.
 async fn idle(count: usize, seconds: usize) -> Value {
     let target = TestPostgres::start().await;
-    let port = target
-        .url("postgres")
-        .split(':')
-        .nth(2)
-        .unwrap()
-        .split('/')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let platform = Arc::new(StubPlatform {
-        port,
-        instances: Mutex::default(),
-    });
+    let platform = StubPlatform::new(&target.url("postgres"));
     let settings = [
         ("DATABASE_URL", ""),
         ("TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS", "30"),
@@ -369,60 +352,4 @@ async fn oldest_check_seconds(server: &TestServer) -> f64 {
         .await
         .unwrap()
         .unwrap_or_default()
-}
-
-/// A platform on which everything is ready at once: the actors and the database do the work.
-struct StubPlatform {
-    port: u16,
-    instances: Mutex<HashMap<InstanceId, InstanceRef>>,
-}
-
-#[async_trait]
-impl Platform for StubPlatform {
-    fn name(&self) -> &'static str {
-        "stub"
-    }
-    fn host(&self) -> Option<&str> {
-        None
-    }
-    fn versions(&self) -> Vec<PostgresVersion> {
-        vec!["17".parse().unwrap()]
-    }
-    async fn ensure(&self, spec: &InstanceSpec, _: Storage) -> Result<()> {
-        self.instances.lock().unwrap().insert(spec.id, spec.reference());
-        Ok(())
-    }
-    async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
-        if !self.instances.lock().unwrap().contains_key(&instance.id) {
-            return Ok(Observation::Absent);
-        }
-        let endpoint = Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-        };
-        Ok(Observation::Ready {
-            endpoint,
-            system_identifier: None,
-        })
-    }
-    async fn wait_ready(&self, instance: &InstanceRef, _: Duration) -> Result<Observation> {
-        self.observe(instance).await
-    }
-    async fn logs(&self, _: &InstanceRef, _: LogOptions) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-    async fn remove(&self, instance: &InstanceRef) -> Result<()> {
-        self.instances.lock().unwrap().remove(&instance.id);
-        Ok(())
-    }
-    async fn list(&self) -> Result<Vec<Listed>> {
-        let instances = self.instances.lock().unwrap();
-        Ok(instances
-            .values()
-            .map(|instance| Listed {
-                instance: instance.clone(),
-                running: true,
-            })
-            .collect())
-    }
 }

@@ -1,11 +1,19 @@
 //! Configuration: the one place that reads the environment.
 
+use axum::http::HeaderValue;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+use toygres_models::quotas::QuotaLimits;
+use toygres_models::server::{EffectiveSetting, SettingOrigin};
 use toygres_models::{Error, ErrorKind, PostgresVersion, Result, Secret};
+
+const DEFAULT_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
+const DEFAULT_MAX_CONNECTIONS: usize = 4096;
+const DEFAULT_MAX_STREAMS: usize = 2048;
 
 /// A variable of the environment that the server reads.
 pub struct Setting {
@@ -15,75 +23,137 @@ pub struct Setting {
     pub default: &'static str,
     /// What it means.
     pub meaning: &'static str,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting {
+        name,
+        default,
+        meaning,
+        secret: false,
+    }
+}
+
+const fn secret_setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting {
+        name,
+        default,
+        meaning,
+        secret: true,
+    }
 }
 
 /// Every variable that the server reads. The README's table is made from this list.
 pub const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "TOYGRES_HOME",
-        default: "`~/.toygres`",
-        meaning: "Log and pid file; if set, also keys and PostgreSQL's directories (else, for root, those are in `/var/lib/toygres`)",
-    },
-    Setting {
-        name: "TOYGRES_LISTEN",
-        default: "`127.0.0.1:8080`",
-        meaning: "Address of the API; loopback only",
-    },
-    Setting {
-        name: "DATABASE_URL",
-        default: "embedded",
-        meaning: "Control database; without it an embedded PostgreSQL is run",
-    },
-    Setting {
-        name: "TOYGRES_MASTER_KEY",
-        default: "file",
-        meaning: "32 bytes in base64 that encrypt credentials; without it the file `master.key`, made at first start",
-    },
-    Setting {
-        name: "TOYGRES_PLATFORM",
-        default: "`local`",
-        meaning: "Where instances run: `local`",
-    },
-    Setting {
-        name: "TOYGRES_MODE",
-        default: "`all`",
-        meaning: "`api`, `worker` or `all`; the first two need `DATABASE_URL`",
-    },
-    Setting {
-        name: "TOYGRES_POSTGRES_VERSION",
-        default: "newest there is",
-        meaning: "Major version of instances that do not name one",
-    },
-    Setting {
-        name: "TOYGRES_LOCAL_PORTS",
-        default: "`20000-29999`",
-        meaning: "Loopback ports for local instances",
-    },
-    Setting {
-        name: "TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS",
-        default: "`30`",
-        meaning: "Time between two health checks of an instance",
-    },
-    Setting {
-        name: "TOYGRES_HEALTH_CHECK_TIMEOUT_SECONDS",
-        default: "`5`",
-        meaning: "A health check that takes longer has failed",
-    },
-    Setting {
-        name: "TOYGRES_CREATE_DEADLINE_SECONDS",
-        default: "`900`",
-        meaning: "A create without progress for so long has failed",
-    },
-    Setting {
-        name: "TOYGRES_SHUTDOWN_GRACE_SECONDS",
-        default: "`20`",
-        meaning: "How long requests and activities may take to end when the server stops",
-    },
-    Setting {
-        name: "RUST_LOG",
-        default: "`info`",
-        meaning: "Which log lines are written",
-    },
+    setting(
+        "TOYGRES_HOME",
+        "`~/.toygres`",
+        "Log and pid file; if set, also keys and PostgreSQL's directories (else, for root, those are in `/var/lib/toygres`)",
+    ),
+    setting(
+        "TOYGRES_LISTEN",
+        "`127.0.0.1:8080`",
+        "Address of the API. Beyond loopback it takes a token and TLS",
+    ),
+    setting(
+        "TOYGRES_TLS_CERTIFICATE_FILE",
+        "none",
+        "Certificate chain of the API, PEM; read again when it changes",
+    ),
+    setting(
+        "TOYGRES_TLS_KEY_FILE",
+        "none",
+        "Private key of the certificate, PEM",
+    ),
+    setting(
+        "TOYGRES_TLS_TERMINATED",
+        "`false`",
+        "`true`: a proxy in front does TLS, so plain HTTP is served beyond loopback",
+    ),
+    setting(
+        "TOYGRES_BOOTSTRAP_TOKEN_FILE",
+        "none",
+        "File with a token of the scope `admin`, beside those made by `toygres token create`",
+    ),
+    setting(
+        "TOYGRES_CORS_ORIGINS",
+        "none",
+        "Origins whose web pages may call the API with a token, separated by commas",
+    ),
+    setting(
+        "TOYGRES_RATE_LIMIT_PER_SECOND",
+        "`200`",
+        "Requests of one client (token, else address) a second; twice as many at once",
+    ),
+    setting(
+        "TOYGRES_MAX_CONNECTIONS",
+        "`4096`",
+        "Connections to the API at once",
+    ),
+    setting(
+        "TOYGRES_MAX_STREAMS",
+        "`2048`",
+        "Streams of events and logs at once",
+    ),
+    setting(
+        "TOYGRES_QUOTA_INSTANCES",
+        "none",
+        "Instances an owner may have, if it has no quota of its own",
+    ),
+    setting(
+        "TOYGRES_QUOTA_STORAGE_GB",
+        "none",
+        "Storage an owner may have, in GiB, if it has no quota of its own",
+    ),
+    secret_setting(
+        "DATABASE_URL",
+        "embedded",
+        "Control database; without it an embedded PostgreSQL is run",
+    ),
+    secret_setting(
+        "TOYGRES_MASTER_KEY",
+        "file",
+        "32 bytes in base64 that encrypt credentials; without it the file `master.key`, made at first start",
+    ),
+    setting("TOYGRES_PLATFORM", "`local`", "Where instances run: `local`"),
+    setting(
+        "TOYGRES_MODE",
+        "`all`",
+        "`api`, `worker` or `all`; the first two need `DATABASE_URL`",
+    ),
+    setting(
+        "TOYGRES_POSTGRES_VERSION",
+        "newest there is",
+        "Major version of instances that do not name one",
+    ),
+    setting(
+        "TOYGRES_LOCAL_PORTS",
+        "`20000-29999`",
+        "Loopback ports for local instances",
+    ),
+    setting(
+        "TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS",
+        "`30`",
+        "Time between two health checks of an instance",
+    ),
+    setting(
+        "TOYGRES_HEALTH_CHECK_TIMEOUT_SECONDS",
+        "`5`",
+        "A health check that takes longer has failed",
+    ),
+    setting(
+        "TOYGRES_CREATE_DEADLINE_SECONDS",
+        "`900`",
+        "A create without progress for so long has failed",
+    ),
+    setting(
+        "TOYGRES_SHUTDOWN_GRACE_SECONDS",
+        "`20`",
+        "How long requests and activities may take to end when the server stops",
+    ),
+    setting("RUST_LOG", "`info`", "Which log lines are written"),
 ];
 
 /// What the command line says, which wins over the environment.
@@ -115,6 +185,18 @@ pub enum Mode {
     All,
 }
 
+impl Mode {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Worker => "worker",
+            Self::All => "all",
+        }
+    }
+}
+
 /// Files and directories of a toygres home.
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -130,6 +212,8 @@ pub struct Paths {
     pub master_key: PathBuf,
     /// The password of the embedded control database.
     pub control_password: PathBuf,
+    /// SHA-256, in hexadecimal, of the token that `toygres server bootstrap-token` made.
+    pub bootstrap_token_hash: PathBuf,
     /// PostgreSQL's directories: `control/` and `instances/`.
     pub postgres_home: PathBuf,
 }
@@ -172,6 +256,7 @@ impl Paths {
             // Beside the data that they open: whoever comes with another home finds both or neither.
             master_key: postgres_home.join("master.key"),
             control_password: postgres_home.join("control.password"),
+            bootstrap_token_hash: home.join("bootstrap-token.sha256"),
             postgres_home,
             home,
         })
@@ -185,6 +270,20 @@ pub struct ServerConfig {
     pub paths: Paths,
     /// Address of the API.
     pub listen: SocketAddr,
+    /// Certificate and private key of the API; none: plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Holds a token of the scope `admin`.
+    pub bootstrap_token_file: Option<PathBuf>,
+    /// Origins whose web pages may call the API.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Requests of one client a second.
+    pub rate_limit_per_second: NonZeroU32,
+    /// Connections to the API at once.
+    pub max_connections: usize,
+    /// Streams of events and logs at once.
+    pub max_streams: usize,
+    /// What owners may have that have no quota of their own.
+    pub default_quota: QuotaLimits,
     /// The control database; none: embedded.
     pub database_url: Option<Secret>,
     /// The key that encrypts credentials, in base64; none: the file.
@@ -209,6 +308,17 @@ pub struct ServerConfig {
     pub log_filter: String,
     /// Where programs are looked for.
     pub search_path: String,
+    /// All of it as it is in effect, for people.
+    pub effective: Vec<EffectiveSetting>,
+}
+
+/// Where the API's certificate is.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
 }
 
 type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -249,10 +359,19 @@ impl ServerConfig {
         if let Some(port) = overrides.port {
             listen.set_port(port);
         }
-        if !listen.ip().is_loopback() {
+        let effective = effective(&overrides, variable, listen);
+        let tls = tls_files(variable)?;
+        let terminated = match variable("TOYGRES_TLS_TERMINATED").as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(wrong("TOYGRES_TLS_TERMINATED", "must be \"true\" or \"false\"")),
+        };
+        if !listen.ip().is_loopback() && tls.is_none() && !terminated {
             return Err(wrong(
                 "TOYGRES_LISTEN",
-                "must be a loopback address: there are no API tokens yet",
+                "is beyond loopback, where tokens and passwords must not travel in the clear: set \
+                 TOYGRES_TLS_CERTIFICATE_FILE and TOYGRES_TLS_KEY_FILE, or TOYGRES_TLS_TERMINATED=true behind a proxy \
+                 that does TLS",
             ));
         }
         let platform = match overrides
@@ -291,6 +410,22 @@ impl ServerConfig {
         Ok(Self {
             paths: Paths::read(variable)?,
             listen,
+            tls,
+            bootstrap_token_file: variable("TOYGRES_BOOTSTRAP_TOKEN_FILE").map(PathBuf::from),
+            cors_origins: cors_origins(variable)?,
+            rate_limit_per_second: number(variable, "TOYGRES_RATE_LIMIT_PER_SECOND", 1, 1_000_000)?
+                .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
+                .unwrap_or(DEFAULT_RATE_LIMIT),
+            max_connections: number(variable, "TOYGRES_MAX_CONNECTIONS", 1, 1_000_000)?
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(DEFAULT_MAX_CONNECTIONS),
+            max_streams: number(variable, "TOYGRES_MAX_STREAMS", 1, 1_000_000)?
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(DEFAULT_MAX_STREAMS),
+            default_quota: QuotaLimits {
+                max_instances: number(variable, "TOYGRES_QUOTA_INSTANCES", 0, 1_000_000_000)?,
+                max_storage_gb: number(variable, "TOYGRES_QUOTA_STORAGE_GB", 0, 1_000_000_000)?,
+            },
             database_url,
             master_key: variable("TOYGRES_MASTER_KEY").map(Secret::new),
             platform,
@@ -303,8 +438,93 @@ impl ServerConfig {
             shutdown_grace: seconds(variable, "TOYGRES_SHUTDOWN_GRACE_SECONDS", 20)?,
             log_filter: variable("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
             search_path: variable("PATH").unwrap_or_default(),
+            effective,
         })
     }
+}
+
+/// What is in effect, and who said so.
+fn effective(overrides: &ConfigOverrides, variable: &Variables, listen: SocketAddr) -> Vec<EffectiveSetting> {
+    let flag = |name: &str| match name {
+        "TOYGRES_LISTEN" => overrides.port.map(|_| listen.to_string()),
+        "TOYGRES_PLATFORM" => overrides.platform.clone(),
+        "TOYGRES_MODE" => overrides.mode.clone(),
+        _ => None,
+    };
+    let show = |setting: &Setting| {
+        let (value, origin) = match (flag(setting.name), variable(setting.name)) {
+            (Some(value), _) => (Some(value), SettingOrigin::Flag),
+            (None, Some(_)) if setting.secret => (Some("[redacted]".to_owned()), SettingOrigin::Environment),
+            (None, Some(value)) => (Some(value), SettingOrigin::Environment),
+            (None, None) => {
+                let default = setting.default.trim_matches('`');
+                (
+                    (default != "none").then(|| default.to_owned()),
+                    SettingOrigin::Default,
+                )
+            }
+        };
+        EffectiveSetting {
+            name: setting.name.to_owned(),
+            value,
+            origin,
+            meaning: setting.meaning.replace('`', ""),
+        }
+    };
+    SETTINGS.iter().map(show).collect()
+}
+
+fn tls_files(variable: &Variables) -> Result<Option<TlsFiles>> {
+    match (
+        variable("TOYGRES_TLS_CERTIFICATE_FILE"),
+        variable("TOYGRES_TLS_KEY_FILE"),
+    ) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
+        (Some(_), None) => Err(wrong(
+            "TOYGRES_TLS_CERTIFICATE_FILE",
+            "needs TOYGRES_TLS_KEY_FILE beside it",
+        )),
+        (None, Some(_)) => Err(wrong(
+            "TOYGRES_TLS_KEY_FILE",
+            "needs TOYGRES_TLS_CERTIFICATE_FILE beside it",
+        )),
+    }
+}
+
+fn cors_origins(variable: &Variables) -> Result<Vec<HeaderValue>> {
+    let text = variable("TOYGRES_CORS_ORIGINS").unwrap_or_default();
+    text.split(',')
+        .map(str::trim)
+        .filter(|origin| !origin.is_empty())
+        .map(|origin| {
+            let host = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
+            host.filter(|host| !host.is_empty() && !host.contains(['/', '*']))
+                .and_then(|_| HeaderValue::from_str(origin).ok())
+                .ok_or_else(|| {
+                    wrong(
+                        "TOYGRES_CORS_ORIGINS",
+                        "must be origins such as https://console.example.com",
+                    )
+                })
+        })
+        .collect()
+}
+
+fn number(variable: &Variables, name: &str, least: i64, most: i64) -> Result<Option<i64>> {
+    let Some(text) = variable(name) else {
+        return Ok(None);
+    };
+    text.parse()
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .map(Some)
+        .ok_or_else(|| wrong(name, &format!("must be a whole number from {least} to {most}")))
 }
 
 fn seconds(variable: &Variables, name: &str, default: u64) -> Result<Duration> {
@@ -339,6 +559,7 @@ pub fn settings_table() -> String {
         name,
         default,
         meaning,
+        ..
     } in SETTINGS
     {
         let _ = writeln!(table, "| `{name}` | {default} | {meaning} |");
@@ -375,6 +596,14 @@ mod tests {
         for (name, value) in [
             ("TOYGRES_LISTEN", "nowhere"),
             ("TOYGRES_LISTEN", "0.0.0.0:8080"),
+            ("TOYGRES_TLS_KEY_FILE", "/certificate"),
+            ("TOYGRES_TLS_CERTIFICATE_FILE", "/key"),
+            ("TOYGRES_TLS_TERMINATED", "perhaps"),
+            ("TOYGRES_CORS_ORIGINS", "*"),
+            ("TOYGRES_CORS_ORIGINS", "https://a.example/path"),
+            ("TOYGRES_RATE_LIMIT_PER_SECOND", "0"),
+            ("TOYGRES_MAX_STREAMS", "-1"),
+            ("TOYGRES_QUOTA_INSTANCES", "many"),
             ("TOYGRES_PLATFORM", "moon"),
             ("TOYGRES_MODE", "some"),
             ("TOYGRES_MODE", "api"),
@@ -388,6 +617,41 @@ mod tests {
             assert_eq!(error.code(), "bad_setting");
             assert!(error.message().contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn beyond_loopback_it_takes_tls_here_or_in_front() {
+        let beyond = ("TOYGRES_LISTEN", "0.0.0.0:8080");
+        assert!(read(&[beyond, ("TOYGRES_TLS_TERMINATED", "true")]).is_ok());
+        let files = [
+            ("TOYGRES_TLS_CERTIFICATE_FILE", "/c"),
+            ("TOYGRES_TLS_KEY_FILE", "/k"),
+        ];
+        assert!(read(&[beyond, files[0], files[1]]).is_ok());
+        assert!(read(&[beyond]).is_err());
+    }
+
+    #[test]
+    fn each_value_is_shown_with_who_said_it() {
+        let config = read(&[
+            ("TOYGRES_MODE", "all"),
+            ("DATABASE_URL", "postgres://u:canary@h/d"),
+        ])
+        .unwrap();
+        let of = |name: &str| {
+            let setting = config.effective.iter().find(|s| s.name == name).unwrap();
+            (setting.value.as_deref(), setting.origin)
+        };
+        assert_eq!(of("TOYGRES_MODE"), (Some("all"), SettingOrigin::Environment));
+        assert_eq!(
+            of("DATABASE_URL"),
+            (Some("[redacted]"), SettingOrigin::Environment)
+        );
+        assert_eq!(
+            of("TOYGRES_LISTEN"),
+            (Some("127.0.0.1:8080"), SettingOrigin::Default)
+        );
+        assert_eq!(of("TOYGRES_CORS_ORIGINS"), (None, SettingOrigin::Default));
     }
 
     #[test]

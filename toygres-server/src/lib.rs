@@ -7,5 +7,6 @@ mod lock;
 mod runtime;
 mod service;
 mod sweeper;
+pub mod transport;
 
 pub use runtime::{run, run_with, serve};

@@ -92,6 +92,7 @@ mod tests {
                 pid_file: home.join("server.pid"),
                 lock_file: home.join("server.lock"),
                 master_key: home.join("master.key"),
+                bootstrap_token_hash: home.join("bootstrap-token.sha256"),
                 control_password: home.join("control.password"),
                 postgres_home: directory.path().join("shared"),
                 home,

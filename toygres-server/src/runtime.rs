@@ -4,12 +4,14 @@ use crate::config::{Mode, PlatformKind, ServerConfig};
 use crate::embedded::EmbeddedDatabase;
 use crate::http;
 use crate::lock::HomeLock;
-use crate::service::Service;
+use crate::service::{Access, Changes, Service};
 use crate::sweeper::Sweeper;
+use crate::transport::{self, Tls, TransportLimits};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use toygres_engine::{Engine, EngineConfig};
 use toygres_models::{Error, ErrorKind, Result, Secret};
 use toygres_platform::Platform;
 use toygres_platform::local::{LocalConfig, LocalPlatform};
+use uuid::Uuid;
 
 /// Connections for everything but the engine's store, which has a pool of its own.
 const POOL_SIZE: u32 = 12;
@@ -34,12 +37,22 @@ const STALLED_MARGIN: Duration = Duration::from_secs(300);
 /// and whatever keeps it from starting. Once it runs, it ends without an error.
 pub async fn serve(config: ServerConfig) -> Result<()> {
     let _lock = HomeLock::take(&config.paths)?;
+    allow_open_files();
     let listener = bind(config.listen).await?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_at_signal(stop.clone()));
     let result = run(config, listener, stop).await;
     signals.abort();
     result
+}
+
+/// Each connection is an open file, and what a shell allows by default is few. The system says how many may be allowed.
+fn allow_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(cause) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("no more files may be open than before: {cause}");
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -93,6 +106,10 @@ pub async fn run_with(
     stop: CancellationToken,
     platform: Option<Arc<dyn Platform>>,
 ) -> Result<()> {
+    let files = config.tls.as_ref();
+    let tls = files
+        .map(|files| Tls::load(&files.certificate, &files.key))
+        .transpose()?;
     let embedded = match &config.database_url {
         Some(_) => None,
         None => Some(EmbeddedDatabase::start(&config).await?),
@@ -102,7 +119,7 @@ pub async fn run_with(
         (None, Some(embedded)) => embedded.url(),
         (None, None) => return Err(Error::internal("no control database")),
     };
-    let result = run_on(&config, &database_url, listener, stop, platform).await;
+    let result = run_on(&config, &database_url, listener, tls, stop, platform).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -113,9 +130,14 @@ async fn run_on(
     config: &ServerConfig,
     database_url: &Secret,
     listener: TcpListener,
+    tls: Option<Tls>,
     stop: CancellationToken,
     platform: Option<Arc<dyn Platform>>,
 ) -> Result<()> {
+    let started = Instant::now();
+    let address = listener
+        .local_addr()
+        .map_err(|cause| Error::internal("the listener has no address").source(cause))?;
     let pool = connect(database_url).await?;
     toygres_cms::migrate(&pool).await?;
     let cms = Cms::new(pool.clone(), master_key(config)?);
@@ -128,6 +150,34 @@ async fn run_on(
     engine_config.current_traceparent = http::current_traceparent;
     let engine = Engine::connect(engine_config, pool.clone()).await?;
 
+    let default_version = match config
+        .postgres_version
+        .or_else(|| platform.versions().first().copied())
+    {
+        Some(version) => version,
+        None => return Err(Error::internal("a platform without any version was let through")),
+    };
+    let service = Arc::new(Service {
+        cms: cms.clone(),
+        engine: engine.client(),
+        platform,
+        default_version,
+        mode: config.mode,
+        access: Access::new(
+            address.ip().is_loopback(),
+            config.bootstrap_token_file.clone(),
+            config.paths.bootstrap_token_hash.clone(),
+        ),
+        changes: Changes::new(config.max_streams, stop.clone()),
+        default_quota: config.default_quota,
+        process_id: Uuid::new_v4(),
+        started,
+        settings: config.effective.clone(),
+        server_log: config.paths.server_log.clone(),
+        pool: pool.clone(),
+    });
+    service.check_reachable().await?;
+
     let settings = Settings {
         health_check_interval: config.health_check_interval,
         health_check_timeout: config.health_check_timeout,
@@ -137,7 +187,7 @@ async fn run_on(
     let workers = match config.mode {
         Mode::Api => None,
         Mode::Worker | Mode::All => {
-            let deps = Arc::new(Deps::new(cms.clone(), platform.clone(), settings));
+            let deps = Arc::new(Deps::new(cms.clone(), service.platform.clone(), settings));
             Some(
                 engine
                     .start(
@@ -148,33 +198,28 @@ async fn run_on(
             )
         }
     };
-    let default_version = match config
-        .postgres_version
-        .or_else(|| platform.versions().first().copied())
-    {
-        Some(version) => version,
-        None => return Err(Error::internal("a platform without any version was let through")),
-    };
-    let service = Arc::new(Service {
-        cms,
-        engine: engine.client(),
-        platform,
-        default_version,
-        mode: config.mode,
-    });
     let sweeper = workers.is_some().then(|| {
         let stalled_after = config.create_deadline + STALLED_MARGIN;
         tokio::spawn(Sweeper::new(service.clone(), stalled_after).run(stop.clone()))
     });
 
-    let address = listener
-        .local_addr()
-        .map_err(|cause| Error::internal("the listener has no address").source(cause))?;
-    tracing::info!(%address, "toygres {} serves", env!("CARGO_PKG_VERSION"));
-    serve_http(listener, http::router(service), &stop, config.shutdown_grace).await;
+    // Before anybody can listen, so that no event is between what a listener reads and what it is told.
+    let last_event = cms.latest_event_id().await?;
+    let followed = service.clone();
+    let changes = tokio::spawn(async move { followed.changes.run(cms, last_event).await });
+    let alive = service.clone();
+    let alive = tokio::spawn(async move { alive.say_alive().await });
 
-    if let Some(sweeper) = sweeper {
-        sweeper.await.ok();
+    tracing::info!(%address, "toygres {} serves", env!("CARGO_PKG_VERSION"));
+    let router = http::router(service, config);
+    let limits = TransportLimits {
+        connections: config.max_connections,
+        ..TransportLimits::default()
+    };
+    transport::serve(listener, router, tls, limits, stop, config.shutdown_grace).await;
+
+    for task in [changes, alive].into_iter().chain(sweeper) {
+        task.await.ok();
     }
     if let Some(workers) = workers {
         workers.shutdown(config.shutdown_grace).await;
@@ -182,21 +227,6 @@ async fn run_on(
     pool.close().await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Answers requests until told to stop; then those that have begun may end within the grace time.
-async fn serve_http(listener: TcpListener, router: axum::Router, stop: &CancellationToken, grace: Duration) {
-    let served = axum::serve(listener, router)
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future();
-    let overdue = async {
-        stop.cancelled().await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        _ = served => {}
-        () = overdue => tracing::warn!("requests were still open after {grace:?}"),
-    }
 }
 
 /// The one pool of the process. It connects when it is first used, so a database that is still starting is waited

@@ -106,7 +106,7 @@ impl Sweeper {
         match self
             .service
             .cms
-            .replace_actor(wanted.instance_id, wanted.incarnation)
+            .replace_actor(wanted.instance_id, wanted.incarnation, None)
             .await?
         {
             Some(incarnation) => self.start(wanted, incarnation).await,
@@ -156,8 +156,13 @@ impl Sweeper {
                             .to_owned(),
                 }),
                 Some(InstanceState::Deleted | InstanceState::Failed) => {
-                    tracing::warn!(instance_id = %instance.id, "removing what is left of an ended instance");
-                    self.service.platform.remove(&instance).await?;
+                    // It may be made again at any time, so it is looked at again.
+                    let (cms, platform) = (&self.service.cms, &self.service.platform);
+                    let remove = async {
+                        tracing::warn!(instance_id = %instance.id, "removing what is left of an ended instance");
+                        platform.remove(&instance).await
+                    };
+                    cms.while_ended(instance.id, remove).await?;
                 }
                 Some(_) => {}
             }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -103,6 +104,13 @@ impl Platform for FaultyPlatform {
     }
     async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>> {
         self.inner.logs(instance, options).await
+    }
+    async fn follow_logs(
+        &self,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<String>>> {
+        self.inner.follow_logs(instance, options).await
     }
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         self.call(Verb::Remove, || self.inner.remove(instance)).await

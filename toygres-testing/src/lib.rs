@@ -9,10 +9,14 @@ mod home;
 mod postgres;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(feature = "server")]
+mod stub;
 mod wait;
 
 pub use home::TestHome;
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
 #[cfg(feature = "server")]
 pub use server::{TestServer, TestServerOptions};
+#[cfg(feature = "server")]
+pub use stub::StubPlatform;
 pub use wait::wait_for;

@@ -24,6 +24,8 @@ pub struct TestServer {
     pub database_url: String,
     /// Its home; what it started goes with it.
     pub home: Arc<TestHome>,
+    /// The token that requests are sent with, if there is one.
+    pub token: Option<String>,
     client: reqwest::Client,
     stop: CancellationToken,
     task: JoinHandle<toygres_models::Result<()>>,
@@ -49,6 +51,14 @@ impl TestServer {
 
     /// Starts one and waits until it is ready.
     pub async fn start_with(options: TestServerOptions) -> Self {
+        Self::try_start_with(options).await.expect("the server starts")
+    }
+
+    /// Starts one and waits until it is ready.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub async fn try_start_with(options: TestServerOptions) -> toygres_models::Result<Self> {
         let database_url = match options.database_url {
             Some(url) => url,
             None => TestDatabase::new().await.url,
@@ -58,6 +68,8 @@ impl TestServer {
             ("TOYGRES_HOME".to_owned(), home.path().display().to_string()),
             ("DATABASE_URL".to_owned(), database_url.clone()),
             ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            // Tests ask as often as they can.
+            ("TOYGRES_RATE_LIMIT_PER_SECOND".to_owned(), "1000000".to_owned()),
         ];
         settings.extend(options.settings);
         let variable = |name: &str| {
@@ -68,10 +80,12 @@ impl TestServer {
                 .map(|(_, value)| value.clone())
                 .filter(|value| !value.is_empty())
         };
-        let config =
-            ServerConfig::read(ConfigOverrides::default(), &variable).expect("a valid configuration");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let config = ServerConfig::read(ConfigOverrides::default(), &variable)?;
+        let listener = TcpListener::bind((config.listen.ip(), 0))
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let url = format!("http://127.0.0.1:{port}");
         let stop = CancellationToken::new();
         let task = tokio::spawn(toygres_server::run_with(
             config,
@@ -79,31 +93,42 @@ impl TestServer {
             stop.clone(),
             options.platform,
         ));
-        let server = Self {
+        let mut server = Self {
             url,
             database_url,
             home,
+            token: None,
             client: reqwest::Client::new(),
             stop,
             task,
         };
-        wait_for("the server", PATIENCE, || async {
-            assert!(!server.task.is_finished(), "the server ended while it started");
-            let answer = server
-                .client
-                .get(format!("{}/readyz", server.url))
-                .send()
-                .await
-                .ok()?;
-            answer.status().is_success().then_some(())
+        let ready = wait_for("the server", PATIENCE, || async {
+            if server.task.is_finished() {
+                return Some(false);
+            }
+            let answer = server.request(Method::GET, "/readyz").send().await.ok()?;
+            answer.status().is_success().then_some(true)
         })
         .await;
-        server
+        if !ready {
+            let ended = (&mut server.task).await.expect("no panic");
+            return Err(ended.expect_err("it ended while it started"));
+        }
+        Ok(server)
     }
 
     /// A request to it.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.url))
+        self.request_as(self.token.as_deref(), method, path)
+    }
+
+    /// A request to it with another token, or none.
+    pub fn request_as(&self, token: Option<&str>, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// The status and JSON of a GET.

@@ -1,6 +1,6 @@
 //! `toygres create`
 
-use super::wait;
+use super::{bulk, wait};
 use crate::args::{Create, NameOrId};
 use crate::client::Client;
 use crate::failure::{Exit, Failure, Result};
@@ -13,54 +13,48 @@ use toygres_models::instances::InstanceAccepted;
 pub(crate) async fn run(args: Create, client: &Client, printer: &Printer) -> Result<()> {
     let password = password(&args)?;
     let body = body(&args, password.as_ref());
+    if args.count.is_some() {
+        let results = client.create_many(&body).await?;
+        return bulk::finish(results, &args.wait, client, printer, "made").await;
+    }
     let key = uuid::Uuid::new_v4().to_string();
     let accepted = client.create(&body, &key).await?;
-    let name = args.name.as_str();
-
     if !args.wait.wait {
-        if printer.is_json() {
-            return printer.json(&accepted);
-        }
         printer.operation_begun(&accepted)?;
-        show_password(&accepted, password.is_some(), printer)?;
-        printer.note(&format!(
-            "follow it: toygres operations {}",
-            accepted.operation.id
-        ));
-        return Ok(());
+        return show_password(&accepted, password.is_some(), printer);
     }
     // Before the wait: whoever interrupts it must have seen the password.
-    if !printer.is_json() {
-        show_password(&accepted, password.is_some(), printer)?;
-    }
+    show_password(&accepted, password.is_some(), printer)?;
     let waited = wait::for_end(&accepted.operation, args.wait.timeout, client).await;
     let operation = waited.as_ref().unwrap_or(&accepted.operation);
     let ended = waited.as_ref().map_or(Ok(()), wait::succeeded);
     if waited.is_err() || ended.is_err() {
         // Also then: the caller's program must not lose the password.
-        if printer.is_json() {
-            printer.json(&InstanceAccepted {
-                operation: operation.clone(),
-                ..accepted
-            })?;
-        }
+        printer.document(&InstanceAccepted {
+            operation: operation.clone(),
+            ..accepted
+        })?;
         return waited.map(|_| ()).and(ended);
     }
-    let connection = client.connection(name, false).await?;
-    if printer.is_json() {
-        return printer.json(&json!({
-            "instance": client.get(&NameOrId::from(accepted.instance.id)).await?,
-            "operation": operation,
-            "connection": connection,
-            "password": accepted.password,
-        }));
+    let id = NameOrId::from(accepted.instance.id);
+    let connection = client.connection(&id, false).await?;
+    if !printer.is_document() {
+        return printer.connection(args.name.as_str(), &connection);
     }
-    printer.connection(name, &connection)
+    printer.document(&json!({
+        "instance": client.get(&id).await?,
+        "operation": operation,
+        "connection": connection,
+        "password": accepted.password,
+    }))?;
+    Ok(())
 }
 
+/// In a document it stands where the server put it.
 fn show_password(accepted: &InstanceAccepted, chosen: bool, printer: &Printer) -> Result<()> {
     let name = accepted.instance.name.as_str();
     match &accepted.password {
+        _ if printer.is_document() => Ok(()),
         Some(password) => printer.new_password(name, password),
         None if chosen => Ok(()),
         // The first answer, which held it, was lost on the way.
@@ -77,7 +71,13 @@ fn show_password(accepted: &InstanceAccepted, chosen: bool, printer: &Printer) -
 fn body(args: &Create, password: Option<&Secret>) -> Value {
     let mut body = Map::new();
     let mut put = |field: &str, value: Value| body.insert(field.to_owned(), value);
-    put("name", json!(args.name));
+    match args.count {
+        Some(count) => {
+            put("base_name", json!(args.name));
+            put("count", json!(count))
+        }
+        None => put("name", json!(args.name)),
+    };
     if let Some(password) = password {
         put("password", json!(password.reveal()));
     }
@@ -89,6 +89,12 @@ fn body(args: &Create, password: Option<&Secret>) -> Value {
     }
     if let Some(storage) = args.storage {
         put("storage_size_gb", json!(storage));
+    }
+    if let Some(cpu) = &args.cpu {
+        put("cpu", json!(cpu));
+    }
+    if let Some(memory) = args.memory {
+        put("memory_mb", json!(memory));
     }
     if let Some(namespace) = &args.namespace {
         put("namespace", json!(namespace));
@@ -113,19 +119,12 @@ fn body(args: &Create, password: Option<&Secret>) -> Value {
 
 fn password(args: &Create) -> Result<Option<Secret>> {
     if args.password_stdin {
-        let mut line = String::new();
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|cause| Failure::failed("standard input can't be read").why(cause))?;
-        let password = Secret::new(line.trim_end_matches(['\r', '\n']).to_owned());
-        if password.reveal().is_empty() {
-            return Err(
-                Failure::new(Exit::Usage, "there is no password on standard input").next(format!(
-                    "printf '%s\\n' \"$PASSWORD\" | toygres create {} --password-stdin",
-                    args.name
-                )),
-            );
-        }
+        let password = super::secret_from_stdin("password")?.ok_or_else(|| {
+            Failure::new(Exit::Usage, "there is no password on standard input").next(format!(
+                "printf '%s\\n' \"$PASSWORD\" | toygres create {} --password-stdin",
+                args.name
+            ))
+        })?;
         return Ok(Some(password));
     }
     if !args.password {

@@ -1,21 +1,52 @@
 //! One file a command: each resolves its arguments, asks the server and hands the answer to the printer.
 
+mod bulk;
+mod confirm;
+mod context;
 mod create;
 mod delete;
+mod follow;
+mod operations;
 mod psql;
+mod quota;
 mod server;
+mod shell;
+mod status;
+mod test;
+mod token;
+mod update;
 mod version;
 mod wait;
+mod watch;
 
-use crate::args::{Cli, Command, Global};
-use crate::client::{Client, DEFAULT_API_URL};
+use crate::args::{Cli, Command, Get, Given, List};
+use crate::client::Client;
+use crate::config::{Access, ConfigFile};
 use crate::failure::{Failure, Result};
-use crate::printer::Printer;
+use crate::printer::{Checked, Live, Printer};
 use std::process::ExitCode;
+use std::time::Duration;
+use toygres_models::Secret;
+
+/// How to reach the server, for the commands that do.
+struct Target {
+    given: Given,
+    timeout: Duration,
+}
+
+impl Target {
+    fn access(&self) -> Result<Access> {
+        crate::config::resolve(self.given.clone(), ConfigFile::load, server::url_of_running)
+    }
+
+    fn client(&self) -> Result<Client> {
+        Client::new(self.access()?, self.timeout)
+    }
+}
 
 /// Runs the command. The exit code is that of success, or what another program (psql) or question
 /// (`server status`) says.
-pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<ExitCode> {
+pub(crate) fn run(cli: Cli, given: Given, printer: &Printer) -> Result<ExitCode> {
     // Only the server has use for more than one thread.
     let mut runtime = match &cli.command {
         Command::Server(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -25,44 +56,88 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(|cause| Failure::failed("the program can't start its threads").why(cause))?;
-    runtime.block_on(act(cli, printer))
+    let target = Target {
+        given,
+        timeout: cli.global.request_timeout,
+    };
+    runtime.block_on(act(cli.command, target, printer))
 }
 
-async fn act(cli: Cli, printer: &Printer) -> Result<ExitCode> {
-    let command = match cli.command {
-        Command::Server(command) => return server::run(command, printer).await,
-        command => command,
-    };
-    let client = connect(cli.global)?;
+async fn act(command: Command, target: Target, printer: &Printer) -> Result<ExitCode> {
     match command {
-        Command::Server(_) => {}
-        Command::Create(args) => create::run(args, &client, printer).await?,
-        Command::List(args) => printer.instances(&client.list(&args).await?, args.wide)?,
-        Command::Get(args) => printer.instance(&client.get(&args.name).await?)?,
-        Command::Delete(args) => delete::run(args, &client, printer).await?,
+        Command::Server(command) => return server::run(command, &target, printer).await,
+        Command::Create(args) => create::run(args, &target.client()?, printer).await?,
+        Command::List(args) => list(&args, &target.client()?, printer).await?,
+        Command::Get(args) => get(&args, &target.client()?, printer).await?,
+        Command::Status(args) => status::run(&args.name, &target.client()?, printer).await?,
+        Command::Update(args) => update::run(args, &target.client()?, printer).await?,
+        Command::Delete(args) => delete::run(args, &target.client()?, printer).await?,
         Command::Connect(args) => {
-            let connection = client.connection(args.name.as_str(), args.show_password).await?;
+            let connection = target
+                .client()?
+                .connection(&args.name, args.show_password)
+                .await?;
             printer.connection(args.name.as_str(), &connection)?;
         }
-        Command::Psql(args) => return psql::run(args, &client).await,
-        Command::Events(args) => printer.events(&client.events(&args.name).await?)?,
-        Command::Health(args) => printer.health_checks(&client.health_checks(&args.name).await?)?,
-        Command::Operations(args) => match args.id {
-            Some(id) => printer.operation(&client.operation(id).await?)?,
-            None => printer.operations(&client.operations().await?)?,
-        },
-        Command::Version => version::run(&client, printer).await?,
+        Command::Psql(args) => return psql::run(args, &target.client()?).await,
+        Command::Test(args) => return test::run(&args.name, &target.client()?, printer).await,
+        Command::Health(args) => {
+            printer.health_checks(&target.client()?.health_checks(&args.name, args.limit).await?)?;
+        }
+        Command::Logs(args) if args.follow => follow::follow_logs(&args, &target.client()?, printer).await?,
+        Command::Logs(args) => follow::logs(&args, &target.client()?, printer).await?,
+        Command::Events(args) => follow::events(&args, &target.client()?, printer).await?,
+        Command::Operations(args) => operations::run(args, &target.client()?, printer).await?,
+        Command::Token(command) => token::run(command, &target.client()?, printer).await?,
+        Command::Quota(command) => quota::run(command, &target.client()?, printer).await?,
+        Command::Context(command) => context::run(command, target.given, printer)?,
+        Command::Completions { shell } => shell::completions(shell, printer)?,
+        Command::Man { command } => shell::man(&command, printer)?,
+        Command::Version => version::run(&target.client()?, printer).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn connect(global: Global) -> Result<Client> {
-    // A variable that is set to nothing counts as not set.
-    let url = global
-        .api_url
-        .filter(|url| !url.is_empty())
-        .or_else(server::url_of_running)
-        .unwrap_or_else(|| DEFAULT_API_URL.to_owned());
-    let token = global.token.filter(|token| !token.reveal().is_empty());
-    Client::new(&url, token)
+async fn list(args: &List, client: &Client, printer: &Printer) -> Result<()> {
+    let printer = if args.wide { &printer.wide() } else { printer };
+    if !args.watch.watch {
+        return printer.instances(&client.list(args).await?);
+    }
+    let mut live = Live::new(printer);
+    let fetch = async || client.list(args).await;
+    watch::watch(&args.watch, fetch, |instances| {
+        let key = |instance: &toygres_models::instances::Instance| instance.name.to_string();
+        live.rows(instances, key, Printer::instances)
+    })
+    .await
+}
+
+/// How many checks `get --show-health` shows.
+const CHECKS_SHOWN: u32 = 10;
+
+async fn get(args: &Get, client: &Client, printer: &Printer) -> Result<()> {
+    let fetch = async || {
+        Ok(Checked {
+            instance: client.get(&args.name).await?,
+            health_checks: match args.show_health {
+                true => Some(client.health_checks(&args.name, CHECKS_SHOWN).await?),
+                false => None,
+            },
+        })
+    };
+    if !args.watch.watch {
+        return printer.checked(&fetch().await?);
+    }
+    let mut live = Live::new(printer);
+    watch::watch(&args.watch, fetch, |now| live.whole(now, Printer::checked)).await
+}
+
+/// A secret from the first line of standard input; none if there is none.
+fn secret_from_stdin(what: &str) -> Result<Option<Secret>> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|cause| {
+        Failure::failed(format!("the {what} can't be read from standard input")).why(cause)
+    })?;
+    let secret = line.trim_end_matches(['\r', '\n']).to_owned();
+    Ok((!secret.is_empty()).then(|| Secret::new(secret)))
 }

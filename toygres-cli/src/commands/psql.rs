@@ -6,21 +6,12 @@ use crate::failure::{Failure, Result};
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use toygres_models::instances::Connection;
 
 /// Becomes psql, so that its exit code, its signals and its terminal are its own.
 pub(crate) async fn run(args: Psql, client: &Client) -> Result<ExitCode> {
-    let connection = client.connection(args.name.as_str(), true).await?;
-    let mut psql = Command::new("psql");
-    // By environment, not by arguments: those everybody on the machine can see, and the user's own come in between.
-    psql.env("PGHOST", &connection.host)
-        .env("PGPORT", connection.port.to_string())
-        .env("PGUSER", &connection.user)
-        .env("PGDATABASE", &connection.database)
-        .args(args.arguments);
-    if let Some(password) = &connection.password {
-        psql.env("PGPASSWORD", password);
-    }
-    let cause = psql.exec();
+    let connection = client.connection(&args.name, true).await?;
+    let cause = command(&connection).args(args.arguments).exec();
     Err(match cause.kind() {
         ErrorKind::NotFound => Failure::failed("psql is not installed, or not in PATH")
             .next("install it; on Debian and Ubuntu: apt-get install postgresql-client")
@@ -30,4 +21,18 @@ pub(crate) async fn run(args: Psql, client: &Client) -> Result<ExitCode> {
             )),
         _ => Failure::failed("psql can't be started").why(cause),
     })
+}
+
+/// psql on a database. By environment, not by arguments: those everybody on the machine can see, and the user's own
+/// come in between.
+pub(super) fn command(connection: &Connection) -> Command {
+    let mut psql = Command::new("psql");
+    psql.env("PGHOST", &connection.host)
+        .env("PGPORT", connection.port.to_string())
+        .env("PGUSER", &connection.user)
+        .env("PGDATABASE", &connection.database);
+    if let Some(password) = &connection.password {
+        psql.env("PGPASSWORD", password);
+    }
+    psql
 }

@@ -8,9 +8,9 @@ use crate::printer::Printer;
 pub(crate) async fn run(client: &Client, printer: &Printer) -> Result<()> {
     let own = env!("CARGO_PKG_VERSION");
     let server = client.server_health().await.map(|health| health.version);
-    if printer.is_json() {
-        return printer
-            .json(&serde_json::json!({ "client": own, "server": server.ok(), "url": client.base() }));
+    if printer.is_document() {
+        let versions = serde_json::json!({ "client": own, "server": server.ok(), "url": client.base() });
+        return printer.document(&versions).map(|_| ());
     }
     printer.line(&format!("toygres {own}"))?;
     match server {

@@ -1,6 +1,6 @@
 //! Waiting for an operation, with progress.
 
-use crate::client::Client;
+use crate::client::{Client, Event, Events};
 use crate::failure::{Exit, Failure, Result};
 use crate::printer::Progress;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(crate) async fn for_end(operation: &Operation, limit: Duration, client: &Cli
     let mut progress = Progress::new(format!("{doing} {}", operation.instance_name));
     let look = format!("toygres operations {}", operation.id);
     let ended = tokio::select! {
-        ended = poll(operation, client, &mut progress) => ended,
+        ended = follow(operation, client, &mut progress) => ended,
         () = tokio::time::sleep(limit) => Err(Failure::new(
             Exit::TimedOut,
             format!("{doing} {} is not done after {} s", operation.instance_name, limit.as_secs()),
@@ -45,10 +45,20 @@ fn doing(operation: &Operation) -> &'static str {
     }
 }
 
-async fn poll(operation: &Operation, client: &Client, progress: &mut Progress) -> Result<Operation> {
+/// Reads the operation's stream of changes; where there is none, asks again and again.
+async fn follow(operation: &Operation, client: &Client, progress: &mut Progress) -> Result<Operation> {
     let mut pause = FIRST_PAUSE;
     let mut heard = Instant::now();
+    let mut has_streams = true;
     loop {
+        let mut stream = None;
+        if has_streams {
+            match client.follow_operation(operation.id).await {
+                Ok(events) => stream = Some(events),
+                Err(failure) => has_streams = failure.passing,
+            }
+        }
+        // Asked after the stream was opened: no change falls between the two.
         match client.operation(operation.id).await {
             Ok(now) => {
                 heard = Instant::now();
@@ -62,9 +72,23 @@ async fn poll(operation: &Operation, client: &Client, progress: &mut Progress) -
             }
             Err(failure) => return Err(failure.next(format!("toygres operations {}", operation.id))),
         }
+        while let Some(event) = next(&mut stream).await {
+            heard = Instant::now();
+            if event.event == "operation" {
+                let now = client.event_data(&event)?;
+                progress.operation(&now);
+                if now.state.is_terminal() {
+                    return Ok(now);
+                }
+            }
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
+}
+
+async fn next(stream: &mut Option<Events>) -> Option<Event> {
+    stream.as_mut()?.next().await
 }
 
 /// Whether an operation that has ended did what it was for.

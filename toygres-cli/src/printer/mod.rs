@@ -1,21 +1,25 @@
 //! All output. Data goes to standard output, everything else to standard error.
 
+mod live;
 mod progress;
 mod table;
 mod views;
 
-pub(crate) use views::ServerStatus;
-
+pub(crate) use live::Live;
 pub(crate) use progress::Progress;
+pub(crate) use views::{Checked, ContextView, Overview, ServerStatus, Settings, Tested};
 
 use crate::args::{Format, Global};
 use crate::failure::{Exit, Failure, Result};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 pub(crate) struct Printer {
     format: Format,
     colour: bool,
+    /// Takes the data up in place of standard output.
+    captured: Option<RefCell<String>>,
 }
 
 /// What a word says about what it stands for.
@@ -33,38 +37,92 @@ impl Printer {
         Self {
             format: global.output,
             colour: !no_color && std::io::stdout().is_terminal(),
+            captured: None,
         }
     }
 
-    pub(crate) fn is_json(&self) -> bool {
-        self.format == Format::Json
+    /// The same with more columns.
+    pub(crate) fn wide(&self) -> Self {
+        let format = match self.format {
+            Format::Table => Format::Wide,
+            other => other,
+        };
+        Self {
+            format,
+            colour: self.colour,
+            captured: None,
+        }
+    }
+
+    /// Whether data is for programs.
+    pub(crate) fn is_document(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
+    fn is_yaml(&self) -> bool {
+        self.format == Format::Yaml
+    }
+
+    fn is_wide(&self) -> bool {
+        self.format == Format::Wide
     }
 
     /// Writes a line of data.
     pub(crate) fn line(&self, line: &str) -> Result<()> {
+        if let Some(captured) = &self.captured {
+            let mut captured = captured.borrow_mut();
+            captured.push_str(line);
+            captured.push('\n');
+            return Ok(());
+        }
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes data as it is.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{line}")
+        out.write_all(bytes)
             .and_then(|()| out.flush())
             .map_err(|cause| match cause.kind() {
-                ErrorKind::BrokenPipe => Failure::new(Exit::BrokenPipe, ""),
+                ErrorKind::BrokenPipe => Failure::quiet(Exit::BrokenPipe),
                 _ => Failure::failed("standard output can't be written").why(cause),
             })
     }
 
-    /// Writes data as JSON.
-    pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|cause| Failure::failed("the answer can't be written as JSON").why(cause))?;
-        self.line(&text)
+    /// Writes data as a document, if that is the format. Else the caller shows it.
+    pub(crate) fn document(&self, value: &(impl Serialize + ?Sized)) -> Result<bool> {
+        let text = match self.format {
+            Format::Table | Format::Wide => return Ok(false),
+            Format::Json => serde_json::to_string_pretty(value).map_err(unprintable)?,
+            Format::Yaml => serde_saphyr::to_string(&value).map_err(unprintable)?,
+        };
+        self.line(text.trim_end())?;
+        Ok(true)
+    }
+
+    /// Writes one document of many that come one after the other: a line of JSON, or a document of YAML.
+    pub(crate) fn document_in_stream(&self, value: &(impl Serialize + ?Sized)) -> Result<bool> {
+        match self.format {
+            Format::Table | Format::Wide => return Ok(false),
+            Format::Json => self.line(&serde_json::to_string(value).map_err(unprintable)?)?,
+            Format::Yaml => {
+                let text = serde_saphyr::to_string(&value).map_err(unprintable)?;
+                self.line(&format!("---\n{}", text.trim_end()))?;
+            }
+        }
+        Ok(true)
     }
 
     /// Says something to the person at the terminal. Nothing can be done if nobody can hear it.
     pub(crate) fn note(&self, text: &str) {
-        note(text);
+        match &self.captured {
+            Some(captured) => captured.borrow_mut().push_str(&format!("{text}\n")),
+            None => note(text),
+        }
     }
 
     pub(crate) fn failure(&self, failure: &Failure) {
-        if failure.exit == Exit::BrokenPipe {
+        if failure.message.is_empty() {
             return;
         }
         note(&format!("error: {}", clean(&failure.message)));
@@ -93,7 +151,11 @@ impl Printer {
     }
 }
 
-fn note(text: &str) {
+fn unprintable(cause: impl std::error::Error) -> Failure {
+    Failure::failed("the answer can't be written as a document").why(cause)
+}
+
+pub(crate) fn note(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
 

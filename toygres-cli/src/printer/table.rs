@@ -4,7 +4,7 @@ use super::{Mood, Printer, clean};
 use crate::failure::Result;
 
 /// One cell of a table.
-pub(super) struct Cell(String, Mood);
+pub(super) struct Cell(pub(super) String, pub(super) Mood);
 
 impl Cell {
     pub(super) fn new(text: impl ToString, mood: Mood) -> Self {

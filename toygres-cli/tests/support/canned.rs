@@ -95,6 +95,7 @@ pub(crate) fn on_terminal(url: &str, command: &str, input: &str) -> Ran {
         .args(["-qefc", &format!("{program} {command}"), "/dev/null"])
         .env("TOYGRES_API_URL", url)
         .env("TOYGRES_HOME", home.path())
+        .env("XDG_CONFIG_HOME", home.path())
         .env_remove("NO_COLOR")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

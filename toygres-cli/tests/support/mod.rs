@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 pub(crate) mod canned;
+pub(crate) mod fake;
 pub(crate) mod machine;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
 /// The program, with nothing of this machine's configuration.
@@ -17,6 +19,8 @@ pub(crate) fn toygres(home: &Path) -> Command {
     for name in [
         "TOYGRES_API_URL",
         "TOYGRES_TOKEN",
+        "TOYGRES_CONTEXT",
+        "TOYGRES_CA_CERT",
         "TOYGRES_LISTEN",
         "DATABASE_URL",
         "NO_COLOR",
@@ -24,7 +28,10 @@ pub(crate) fn toygres(home: &Path) -> Command {
     ] {
         command.env_remove(name);
     }
-    command.env("TOYGRES_HOME", home).stdin(Stdio::null());
+    command
+        .env("TOYGRES_HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .stdin(Stdio::null());
     command
 }
 
@@ -89,8 +96,27 @@ impl Request {
 pub(crate) enum Reply {
     Json(u16, serde_json::Value),
     Text(u16, &'static str),
+    /// A document with headers of its own.
+    With(u16, &'static str, serde_json::Value),
+    /// What is sent through the channel, bit by bit, until its other end is dropped; of this content type.
+    Stream(&'static str, Receiver<String>),
+    Empty(u16),
     /// Closes the connection without an answer.
     HangUp,
+}
+
+impl Reply {
+    /// A stream that says this and ends.
+    pub(crate) fn stream(kind: &'static str, parts: impl IntoIterator<Item = String>) -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        parts.into_iter().for_each(|part| sender.send(part).unwrap());
+        Self::Stream(kind, receiver)
+    }
+}
+
+/// A server-sent event.
+pub(crate) fn event(name: &str, id: i64, data: &serde_json::Value) -> String {
+    format!(": heartbeat\n\nevent: {name}\nid: {id}\ndata: {data}\n\n")
 }
 
 /// An API whose answers are given by a function of the test's.
@@ -105,14 +131,19 @@ impl Api {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = requests.clone();
-        let mut answer = answer;
+        let answer = Arc::new(Mutex::new(answer));
         // Ends with the test process: it only waits for connections.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
                 let Some(request) = read(&stream) else { continue };
                 seen.lock().unwrap().push(request.clone());
-                write(stream, answer(&request));
+                let answer = answer.clone();
+                // A stream goes on while others are answered.
+                std::thread::spawn(move || {
+                    let reply = (answer.lock().unwrap())(&request);
+                    write(stream, reply);
+                });
             }
         });
         Self { url, requests }
@@ -151,15 +182,34 @@ fn read(stream: &TcpStream) -> Option<Request> {
 }
 
 fn write(mut stream: TcpStream, reply: Reply) {
-    let (status, kind, body) = match reply {
-        Reply::Json(status @ 400.., value) => (status, "application/problem+json", value.to_string()),
-        Reply::Json(status, value) => (status, "application/json", value.to_string()),
-        Reply::Text(status, text) => (status, "text/html", text.to_owned()),
+    let (status, headers, body) = match reply {
+        Reply::Json(status @ 400.., value) => (
+            status,
+            "content-type: application/problem+json",
+            value.to_string(),
+        ),
+        Reply::Json(status, value) => (status, "content-type: application/json", value.to_string()),
+        Reply::With(status, headers, value) => (status, headers, value.to_string()),
+        Reply::Text(status, text) => (status, "content-type: text/html", text.to_owned()),
+        Reply::Empty(status) => (status, "x: -", String::new()),
+        Reply::Stream(kind, parts) => {
+            let head = format!(
+                "HTTP/1.1 200 -\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).ok();
+            for part in parts {
+                stream
+                    .write_all(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes())
+                    .ok();
+            }
+            stream.write_all(b"0\r\n\r\n").ok();
+            return;
+        }
         Reply::HangUp => return,
     };
     let length = body.len();
     let answer = format!(
-        "HTTP/1.1 {status} -\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status} -\r\n{headers}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     );
     stream.write_all(answer.as_bytes()).ok();
 }

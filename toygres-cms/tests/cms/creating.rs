@@ -196,7 +196,7 @@ async fn a_replay_is_the_first_answer_and_names_the_present_actor() {
     else {
         panic!("the key is new");
     };
-    fixture.cms.replace_actor(instance.id, 1).await.unwrap();
+    fixture.cms.replace_actor(instance.id, 1, None).await.unwrap();
     fixture.delete(instance.id).await;
     let Created::Replayed {
         instance: replayed,

@@ -153,7 +153,7 @@ async fn a_failed_instance_is_deleted_by_a_new_actor_while_its_name_is_in_use() 
 #[tokio::test]
 async fn a_name_means_the_live_instance_else_the_newest_failed_one() {
     let fixture = Fixture::start().await;
-    let missing = fixture.cms.get_instance(&by_name("demo")).await;
+    let missing = fixture.cms.get_instance(&by_name("demo"), None).await;
     let missing = assert_error(missing, ErrorKind::NotFound, "instance_not_found");
     assert!(missing.next_step().unwrap().contains("toygres list"));
 
@@ -164,17 +164,17 @@ async fn a_name_means_the_live_instance_else_the_newest_failed_one() {
         failed.push(fresh.instance.id);
     }
     assert_eq!(
-        fixture.cms.get_instance(&by_name("demo")).await.unwrap().id,
+        fixture.cms.get_instance(&by_name("demo"), None).await.unwrap().id,
         failed[1]
     );
     let live = fixture.create("demo").await;
     assert_eq!(
-        fixture.cms.get_instance(&by_name("demo")).await.unwrap().id,
+        fixture.cms.get_instance(&by_name("demo"), None).await.unwrap().id,
         live.instance.id
     );
     fixture.delete(live.instance.id).await;
     assert_eq!(
-        fixture.cms.get_instance(&by_name("demo")).await.unwrap().id,
+        fixture.cms.get_instance(&by_name("demo"), None).await.unwrap().id,
         failed[1]
     );
     assert_eq!(

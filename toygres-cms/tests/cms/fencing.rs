@@ -96,7 +96,7 @@ async fn a_replaced_actor_can_write_nothing() {
         let (fresh, old) = prepare(&fixture, *before).await;
         let incarnation = fixture
             .cms
-            .replace_actor(fresh.instance.id, old.incarnation)
+            .replace_actor(fresh.instance.id, old.incarnation, None)
             .await
             .unwrap();
         assert_eq!(incarnation, Some(old.incarnation + 1));
@@ -144,11 +144,7 @@ async fn visible(fixture: &Fixture, fresh: &Fresh) -> serde_json::Value {
     for step in &mut operation.steps {
         step.attempts = 0;
     }
-    let events = fixture
-        .cms
-        .list_events(Some(instance.id), 100, None)
-        .await
-        .unwrap();
+    let events = fixture.list_events(Some(instance.id), Some(0)).await;
     let checks = fixture.cms.list_health_checks(instance.id, 100).await.unwrap();
     let drift: Vec<_> = fixture
         .cms
@@ -156,7 +152,7 @@ async fn visible(fixture: &Fixture, fresh: &Fresh) -> serde_json::Value {
         .await
         .unwrap()
         .into_iter()
-        .map(|drift| drift.finding.message)
+        .map(|drift| drift.message)
         .collect();
     let intent = fixture
         .cms

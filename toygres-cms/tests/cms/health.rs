@@ -158,8 +158,8 @@ async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
     );
     let drift = fixture.cms.list_drift().await.unwrap();
     assert_eq!(drift.len(), 1);
-    assert_eq!(drift[0].finding.kind, "storage_missing");
-    assert_eq!(drift[0].finding.instance_id, Some(instance.id));
+    assert_eq!(drift[0].kind, "storage_missing");
+    assert_eq!(drift[0].instance_id, Some(instance.id));
     // A sweep knows nothing of alarms and must not resolve them.
     fixture.cms.record_drift(&[]).await.unwrap();
     assert_eq!(fixture.cms.list_drift().await.unwrap().len(), 1);

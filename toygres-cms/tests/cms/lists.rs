@@ -1,7 +1,7 @@
 //! Lists: filters and pages.
 
 use crate::support::{Fixture, assert_error, check, error, new_instance};
-use toygres_cms::{InstanceFilter, OperationFilter, TagFilter};
+use toygres_cms::{EventFilter, InstanceFilter, OperationFilter, TagFilter};
 use toygres_models::health::HealthStatus;
 use toygres_models::instances::InstanceState;
 use toygres_models::operations::{OperationKind, OperationState};
@@ -242,7 +242,7 @@ async fn operations_newest_first_with_their_steps() {
         steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(),
         ["b-step", "a-step"]
     );
-    let missing = fixture.cms.get_operation(OperationId::generate()).await;
+    let missing = fixture.cms.get_operation(OperationId::generate(), None).await;
     assert_error(missing, ErrorKind::NotFound, "operation_not_found");
 }
 
@@ -251,19 +251,25 @@ async fn events_are_followed_by_the_last_one_seen() {
     let fixture = Fixture::start().await;
     let (one, two) = (fixture.create("one").await, fixture.create_running("two").await);
     fixture.delete(one.instance.id).await;
-    let all = fixture.cms.list_events(None, 100, None).await.unwrap();
+    let all = fixture.list_events(None, Some(0)).await;
     assert_eq!(all.len(), 5);
     assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id));
-    let rest = fixture.cms.list_events(None, 2, Some(all[1].id)).await.unwrap();
-    assert_eq!(
-        rest.iter().map(|event| event.id).collect::<Vec<_>>(),
-        [all[2].id, all[3].id]
-    );
-    let of_two = fixture
-        .cms
-        .list_events(Some(two.instance.id), 100, None)
-        .await
-        .unwrap();
+    let ids: Vec<_> = all.iter().map(|event| event.id).collect();
+    let two_of = async |after| {
+        let filter = EventFilter {
+            instance_id: None,
+            user_name: None,
+            after,
+            limit: 2,
+        };
+        let events = fixture.cms.list_events(&filter).await.unwrap();
+        events.into_iter().map(|event| event.id).collect::<Vec<_>>()
+    };
+    assert_eq!(two_of(Some(ids[1])).await, ids[2..4]);
+    assert!(two_of(Some(ids[4])).await.is_empty());
+    assert_eq!(two_of(None).await, ids[3..], "the newest ones, oldest first");
+    assert_eq!(fixture.cms.latest_event_id().await.unwrap(), ids[4]);
+    let of_two = fixture.list_events(Some(two.instance.id), Some(0)).await;
     assert_eq!(of_two.len(), 2);
     assert!(
         of_two

@@ -1,22 +1,12 @@
 //! Passwords are nowhere to be seen, and only the right key reads them.
 
-use crate::support::{Fixture, PASSWORD, assert_error, check, endpoint, error, key, new_instance, origin};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::support::{
+    Fixture, PASSWORD, assert_error, check, endpoint, error, forms, key, new_instance, origin,
+};
 use std::os::unix::fs::PermissionsExt;
 use toygres_cms::{Cms, Created, InstanceSelector, MasterKey};
 use toygres_models::operations::Reason;
 use toygres_models::{ErrorKind, Secret};
-
-/// Neither as text nor as bytes in hexadecimal digits, which is how the database prints them, nor in Base64.
-fn forms(secret: &str) -> Vec<String> {
-    let hex = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-    vec![
-        secret.to_owned(),
-        hex,
-        STANDARD.encode(secret).trim_end_matches('=').to_owned(),
-    ]
-}
 
 #[tokio::test]
 async fn no_table_shows_a_password() {
@@ -147,6 +137,9 @@ async fn revealing_is_audited_and_a_deleted_instance_has_nothing_to_reveal() {
         .reveal_password(&InstanceSelector::Id(fresh.instance.id), &origin())
         .await;
     assert_error(gone, ErrorKind::NotFound, "password_gone");
+    let audited = fixture.audited().await;
+    let revealed = audited.iter().filter(|(action, _)| action == "reveal_password");
+    assert_eq!(revealed.count(), 1, "what was not shown is not audited");
 }
 
 fn hash(key: MasterKey) -> [u8; 32] {

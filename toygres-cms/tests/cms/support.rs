@@ -1,14 +1,21 @@
 //! What the tests share.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use toygres_cms::{Cms, CreateInstance, Created, Idempotency, InstanceSelector, MasterKey, Origin, migrate};
+use toygres_cms::{
+    AuditFilter, Cms, CreateInstance, Created, EventFilter, Idempotency, InstanceSelector, MasterKey, Origin,
+    migrate,
+};
+use toygres_models::events::InstanceEvent;
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::{CreateInstanceRequest, Endpoint, Instance, NewInstance};
 use toygres_models::operations::{Operation, OperationError};
+use toygres_models::quotas::QuotaLimits;
 use toygres_models::{Error, ErrorKind, InstanceId, OperationId, Result, Scope, Secret};
 use toygres_testing::TestDatabase;
 
@@ -21,8 +28,7 @@ pub(crate) struct Fixture {
 }
 
 pub(crate) fn key(byte: u8) -> MasterKey {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    let text = STANDARD.encode([byte; 32]);
     MasterKey::from_base64(&Secret::new(text)).unwrap()
 }
 
@@ -39,6 +45,15 @@ pub(crate) fn origin() -> Origin {
     Origin {
         actor: "tester".to_owned(),
         trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+        owner: None,
+    }
+}
+
+/// A caller that may act for this owner only.
+pub(crate) fn origin_of(owner: &str) -> Origin {
+    Origin {
+        owner: Some(owner.parse().unwrap()),
+        ..origin()
     }
 }
 
@@ -83,6 +98,16 @@ pub(crate) fn assert_error<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKin
     error
 }
 
+/// A secret as text, as bytes in hexadecimal digits, which is how the database prints them, and in Base64.
+pub(crate) fn forms(secret: &str) -> Vec<String> {
+    let hex = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        secret.to_owned(),
+        hex,
+        STANDARD.encode(secret).trim_end_matches('=').to_owned(),
+    ]
+}
+
 /// A new instance and who acts on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Fresh {
@@ -102,18 +127,28 @@ impl Fixture {
     }
 
     pub(crate) async fn try_create(&self, new: &NewInstance, key: Option<(&str, &[u8])>) -> Result<Created> {
+        self.create_as(new, key, &origin(), QuotaLimits::default()).await
+    }
+
+    pub(crate) async fn create_as(
+        &self,
+        new: &NewInstance,
+        key: Option<(&str, &[u8])>,
+        origin: &Origin,
+        default_limits: QuotaLimits,
+    ) -> Result<Created> {
         let idempotency = key.map(|(key, body)| Idempotency {
             key,
             request_hash: self.cms.request_hash(body),
         });
         let postgres_version = "17".parse().unwrap();
-        let origin = origin();
         self.cms
             .create_instance(CreateInstance {
                 new,
                 postgres_version,
                 host: Some("here"),
-                origin: &origin,
+                default_limits,
+                origin,
                 idempotency,
             })
             .await
@@ -149,12 +184,23 @@ impl Fixture {
         fresh
     }
 
+    /// An instance whose creation has failed.
+    pub(crate) async fn create_failed(&self, name: &str) -> Fresh {
+        let fresh = self.create(name).await;
+        self.cms.begin_operation(&fresh.scope).await.unwrap();
+        self.cms.record_failed(&fresh.scope, &error()).await.unwrap();
+        fresh
+    }
+
     pub(crate) async fn instance(&self, id: InstanceId) -> Instance {
-        self.cms.get_instance(&InstanceSelector::Id(id)).await.unwrap()
+        self.cms
+            .get_instance(&InstanceSelector::Id(id), None)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn operation(&self, id: OperationId) -> Operation {
-        self.cms.get_operation(id).await.unwrap()
+        self.cms.get_operation(id, None).await.unwrap()
     }
 
     /// Asks for the deletion, and gives the scope of who does it.
@@ -178,8 +224,32 @@ impl Fixture {
     }
 
     pub(crate) async fn events(&self, id: InstanceId) -> Vec<String> {
-        let events = self.cms.list_events(Some(id), 1000, None).await.unwrap();
+        let events = self.list_events(Some(id), Some(0)).await;
         events.into_iter().map(|event| event.kind).collect()
+    }
+
+    pub(crate) async fn list_events(
+        &self,
+        instance_id: Option<InstanceId>,
+        after: Option<i64>,
+    ) -> Vec<InstanceEvent> {
+        let filter = EventFilter {
+            instance_id,
+            user_name: None,
+            after,
+            limit: 1000,
+        };
+        self.cms.list_events(&filter).await.unwrap()
+    }
+
+    /// The actions in the audit, oldest first, each with what else it was done to.
+    pub(crate) async fn audited(&self) -> Vec<(String, Option<String>)> {
+        let mut events = self.cms.list_audit(&AuditFilter::default()).await.unwrap();
+        events.reverse();
+        events
+            .into_iter()
+            .map(|event| (event.action, event.object))
+            .collect()
     }
 
     pub(crate) async fn count(&self, table: &str) -> i64 {

@@ -1,10 +1,11 @@
 //! What the sweeper does: leases, actors to replace, drift, old rows.
 
-use crate::support::{Fixture, check, error};
+use crate::support::{Fixture, assert_error, check, error, origin};
 use std::time::Duration;
-use toygres_cms::{DriftFinding, Pruned, Retention};
-use toygres_models::InstanceId;
+use toygres_cms::{AuditFilter, DriftFinding, Pruned, Retention};
 use toygres_models::instances::InstanceState;
+use toygres_models::{ErrorKind, InstanceId};
+use toygres_testing::wait_for;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -41,6 +42,39 @@ async fn of_many_that_want_a_lease_one_gets_it() {
         got += i32::from(task.await.unwrap().unwrap());
     }
     assert_eq!(got, 1);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_made_again_while_its_rest_is_removed() {
+    let fixture = Fixture::start().await;
+    let failed = fixture.create_failed("demo").await;
+    let id = failed.instance.id;
+    let cms = fixture.cms.clone();
+    let operation = failed.scope.operation_id.unwrap();
+    let retry = async move {
+        cms.retry_operation(operation, Default::default(), &origin())
+            .await
+    };
+    let (waiting, retrying) = fixture
+        .cms
+        .while_ended(id, async {
+            let retrying = tokio::spawn(retry);
+            let waiting = wait_for("the retry to wait", Duration::from_secs(60), || async {
+                let waiting = fixture
+                    .execute("select from pg_stat_activity where wait_event_type = 'Lock' and query like '%cms.instances%'")
+                    .await;
+                (waiting > 0 || retrying.is_finished()).then(|| !retrying.is_finished())
+            })
+            .await;
+            Ok((waiting, retrying))
+        })
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(waiting, "it was made again while its rest was being removed");
+    retrying.await.unwrap().unwrap();
+    let not_ended = fixture.cms.while_ended(id, async { Ok(()) }).await.unwrap();
+    assert_eq!(not_ended, None);
 }
 
 #[tokio::test]
@@ -99,11 +133,25 @@ async fn an_actor_is_replaced_by_one_sweeper_only() {
     fixture
         .execute("update cms.instances set intent_at = '2026-01-01', progressed_at = '2026-01-01'")
         .await;
-    let (one, two) = tokio::join!(fixture.cms.replace_actor(id, 1), fixture.cms.replace_actor(id, 1));
+    let (one, two) = tokio::join!(
+        fixture.cms.replace_actor(id, 1, None),
+        fixture.cms.replace_actor(id, 1, None)
+    );
     let mut results = [one.unwrap(), two.unwrap()];
     results.sort_unstable();
     assert_eq!(results, [None, Some(2)]);
     assert_eq!(fixture.events(id).await, ["create_requested", "actor_replaced"]);
+    assert_eq!(
+        fixture.audited().await.len(),
+        1,
+        "only the creation was asked for"
+    );
+    let asked = fixture.cms.replace_actor(id, 1, Some(&origin())).await.unwrap();
+    assert_eq!(asked, None);
+    assert_eq!(fixture.audited().await.len(), 1, "nothing was done");
+    let asked = fixture.cms.replace_actor(id, 2, Some(&origin())).await.unwrap();
+    assert_eq!(asked, Some(3));
+    assert_eq!(fixture.audited().await[1].0, "replace_actor");
     let wanted = fixture.cms.actors_wanted().await.unwrap().remove(0);
     assert!(
         wanted.age.as_secs() < 60 && wanted.since_progress.as_secs() < 60,
@@ -112,7 +160,7 @@ async fn an_actor_is_replaced_by_one_sweeper_only() {
     assert_eq!(
         fixture
             .cms
-            .replace_actor(InstanceId::generate(), 1)
+            .replace_actor(InstanceId::generate(), 1, None)
             .await
             .unwrap(),
         None
@@ -132,7 +180,7 @@ async fn drift_is_open_as_long_as_it_is_seen() {
         let drift = fixture.cms.list_drift().await.unwrap();
         drift
             .into_iter()
-            .map(|drift| (drift.finding.object, drift.finding.message))
+            .map(|drift| (drift.object, drift.message))
             .collect::<Vec<_>>()
     };
     let own = |object: &str, message: &str| (object.to_owned(), message.to_owned());
@@ -150,6 +198,72 @@ async fn drift_is_open_as_long_as_it_is_seen() {
     fixture.cms.record_drift(&[finding("a", "again")]).await.unwrap();
     assert_eq!(open().await, [own("a", "again")]);
     assert_eq!(fixture.count("drift_findings").await, 4);
+}
+
+#[tokio::test]
+async fn drift_is_put_right_by_somebody_who_is_audited() {
+    let fixture = Fixture::start().await;
+    let (cms, known) = (&fixture.cms, fixture.create("demo").await.instance.id);
+    let finding = |kind: &str, object: &str, instance_id| DriftFinding {
+        kind: kind.to_owned(),
+        object: object.to_owned(),
+        instance_id,
+        message: "it is there".to_owned(),
+    };
+    let findings = [
+        finding("unknown_object", "a", Some(InstanceId::generate())),
+        finding("unknown_object", "b", None),
+        finding("storage_missing", "c", Some(known)),
+    ];
+    cms.record_drift(&findings).await.unwrap();
+    let listed = cms.list_drift().await.unwrap();
+    let mut fixable: Vec<_> = listed
+        .iter()
+        .map(|drift| (drift.object.as_str(), drift.fixable))
+        .collect();
+    fixable.sort_unstable();
+    assert_eq!(fixable, [("a", true), ("b", false), ("c", false)]);
+    for drift in &listed {
+        assert_eq!(cms.get_drift(drift.id).await.unwrap(), *drift);
+        cms.resolve_drift(drift.id, &origin()).await.unwrap();
+        assert_error(
+            cms.get_drift(drift.id).await,
+            ErrorKind::NotFound,
+            "drift_not_found",
+        );
+    }
+    assert!(cms.list_drift().await.unwrap().is_empty());
+    // A sweep may have resolved it first; who has put it right is noted all the same.
+    let resolved = "select max(resolved_at)::text from cms.drift_findings";
+    let before: String = sqlx::query_scalar(resolved)
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+    let unknown = listed.iter().find(|drift| drift.object == "a").unwrap();
+    cms.resolve_drift(unknown.id, &origin()).await.unwrap();
+    let after: String = sqlx::query_scalar(resolved)
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+    assert_eq!(before, after);
+
+    let filter = AuditFilter {
+        action: Some("fix_drift".to_owned()),
+        ..AuditFilter::default()
+    };
+    let mut audited = cms.list_audit(&filter).await.unwrap();
+    assert_eq!(audited.len(), 4);
+    audited.retain(|event| event.instance_id.is_some());
+    let about: Vec<_> = audited
+        .iter()
+        .map(|event| (event.instance_id, event.object.as_deref()))
+        .collect();
+    assert_eq!(about, [(Some(known), Some("c"))]);
+
+    for id in [0, i64::MAX] {
+        let missing = cms.resolve_drift(id, &origin()).await;
+        assert_error(missing, ErrorKind::NotFound, "drift_not_found");
+    }
 }
 
 #[tokio::test]
@@ -219,11 +333,7 @@ async fn old_rows_go_in_batches_and_young_and_open_ones_stay() {
     );
     assert_eq!(fixture.count("health_checks").await, young_checks);
     // Events outlive the operation they were about.
-    let events = fixture
-        .cms
-        .list_events(Some(old.instance.id), 10, None)
-        .await
-        .unwrap();
+    let events = fixture.list_events(Some(old.instance.id), Some(0)).await;
     assert_eq!(
         events.iter().map(|event| event.operation_id).collect::<Vec<_>>(),
         [None]

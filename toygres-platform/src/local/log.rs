@@ -2,10 +2,14 @@
 
 use super::fault::io_fault;
 use super::files::random_suffix;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toygres_models::Result;
 
 /// A log that has grown over this many bytes is cut when its server is started: the newest part stays.
@@ -14,6 +18,8 @@ const KEPT: u64 = 8 * 1024 * 1024;
 /// The most that is read to find the last lines.
 const TAIL_LIMIT: u64 = 4 * 1024 * 1024;
 const BLOCK: u64 = 64 * 1024;
+/// How often a log that is followed is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// Begins the line that is written before each start, so that what an earlier run said is not taken for this one's.
 const MARK: &str = "toygres: starting PostgreSQL";
@@ -51,23 +57,126 @@ fn read_end(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The last lines of a file, of which only the end is read; none if it is not there.
-pub(crate) fn tail(path: &Path, lines: usize) -> Vec<String> {
+pub fn tail(path: &Path, lines: usize) -> Vec<String> {
+    tail_with_end(path, lines).lines
+}
+
+#[derive(Default)]
+struct Tail {
+    lines: Vec<String>,
+    /// Of the file, and where it ended.
+    inode: u64,
+    end: u64,
+}
+
+fn tail_with_end(path: &Path, lines: usize) -> Tail {
+    let read = |limit| -> io::Result<(u64, u64, Vec<u8>)> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let end = metadata.len();
+        file.seek(SeekFrom::Start(end.saturating_sub(limit)))?;
+        let mut bytes = Vec::new();
+        file.take(limit.min(end)).read_to_end(&mut bytes)?;
+        Ok((metadata.ino(), end, bytes))
+    };
     let mut limit = BLOCK;
-    let bytes = loop {
-        let bytes = read_end(path, limit).unwrap_or_default();
+    let (inode, end, bytes) = loop {
+        let Ok((inode, end, bytes)) = read(limit) else {
+            return Tail::default();
+        };
         let newlines = bytes.iter().filter(|byte| **byte == b'\n').count();
         let is_whole = (bytes.len() as u64) < limit;
         if newlines > lines || is_whole || limit >= TAIL_LIMIT {
-            break bytes;
+            break (inode, end, bytes);
         }
         limit *= 4;
     };
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
+    let last = all[all.len().saturating_sub(lines)..].iter();
+    Tail {
+        lines: last.map(|line| (*line).to_owned()).collect(),
+        inode,
+        end,
+    }
+}
+
+/// The last lines of a log, and those to come. A line that grows beyond a block is given in pieces. Ends when the file
+/// is gone; goes on in the new one when it was cut.
+pub(crate) fn follow(path: PathBuf, lines: usize) -> impl Stream<Item = Result<String>> {
+    let last = tail_with_end(&path, lines);
+    let follower = Follower {
+        ready: last.lines.into(),
+        inode: last.inode,
+        at: last.end,
+        partial: Vec::new(),
+        path,
+    };
+    unfold(follower, |mut follower| async move {
+        loop {
+            if let Some(line) = follower.ready.pop_front() {
+                return Some((Ok(line), follower));
+            }
+            let looked = tokio::task::spawn_blocking(move || {
+                let read = follower.read();
+                (follower, read)
+            });
+            let read;
+            (follower, read) = looked.await.ok()?;
+            match read {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(cause) => {
+                    let error = io_fault(cause, "read", &follower.path);
+                    return Some((Err(error), follower));
+                }
+            }
+            if follower.ready.is_empty() {
+                tokio::time::sleep(LOOK_PERIOD).await;
+            }
+        }
+    })
+}
+
+struct Follower {
+    path: PathBuf,
+    ready: VecDeque<String>,
+    inode: u64,
+    at: u64,
+    /// What has no line break yet.
+    partial: Vec<u8>,
+}
+
+impl Follower {
+    /// Reads what is new, a block at most. False: the log is gone.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(cause) => return Err(cause),
+        };
+        let metadata = file.metadata()?;
+        if metadata.ino() != self.inode || metadata.len() < self.at {
+            // Cut at a start: the newest part, which was seen, is at its begin, and the mark of the start behind it.
+            self.inode = metadata.ino();
+            self.at = metadata.len();
+            self.partial.clear();
+        }
+        file.seek(SeekFrom::Start(self.at))?;
+        let before = self.partial.len();
+        file.take(BLOCK).read_to_end(&mut self.partial)?;
+        self.at += (self.partial.len() - before) as u64;
+        let whole = match self.partial.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => last + 1,
+            None if self.partial.len() as u64 >= BLOCK => self.partial.len(),
+            None => 0,
+        };
+        let rest = self.partial.split_off(whole);
+        let text = std::mem::replace(&mut self.partial, rest);
+        self.ready
+            .extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
+        Ok(true)
+    }
 }
 
 /// What was said since the last start began, or the last part of it.
@@ -94,6 +203,7 @@ pub(crate) fn says_disk_full(said: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::StreamExt;
 
     #[test]
     fn a_tail_is_the_last_lines_and_reads_only_the_end() {
@@ -115,6 +225,45 @@ mod tests {
             .set_len(1 << 36)
             .unwrap();
         assert_eq!(tail(&path, 1).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_followed_through_being_cut_until_it_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::fs::write(&path, "one\ntwo\nthr").unwrap();
+        let mut followed = std::pin::pin!(follow(path.clone(), 2));
+        let mut next = async || {
+            let line = tokio::time::timeout(Duration::from_secs(20), followed.next()).await;
+            line.expect("a line in time").transpose().unwrap()
+        };
+        assert_eq!(next().await.as_deref(), Some("two"));
+        // What had no end yet is shown as far as it went.
+        assert_eq!(next().await.as_deref(), Some("thr"));
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"ee\nfour\n").unwrap();
+        assert_eq!(next().await.as_deref(), Some("ee"));
+        assert_eq!(next().await.as_deref(), Some("four"));
+        std::fs::write(directory.path().join("new"), "four\n").unwrap();
+        std::fs::rename(directory.path().join("new"), &path).unwrap();
+        // Only what is written after the follower has seen the new file is new.
+        let mut written = 0;
+        let line = loop {
+            written += 1;
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            writeln!(file, "five {written}").unwrap();
+            if let Ok(line) = tokio::time::timeout(Duration::from_millis(300), followed.next()).await {
+                break line.unwrap().unwrap();
+            }
+            assert!(written < 60, "nothing of the new file is seen");
+        };
+        assert!(line.starts_with("five"), "{line}");
+        std::fs::remove_file(&path).unwrap();
+        while tokio::time::timeout(Duration::from_secs(20), followed.next())
+            .await
+            .expect("an end in time")
+            .is_some()
+        {}
     }
 
     #[test]

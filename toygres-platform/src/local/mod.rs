@@ -19,12 +19,15 @@ mod start;
 mod work;
 
 pub use cluster::{Cluster, ServerState, StartOptions};
+pub use log::tail;
 pub use programs::Programs;
 pub use run_as::RunAs;
 
 use crate::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage, Unknown};
 use async_trait::async_trait;
 use fault::reason_of;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use home::Home;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -346,6 +349,15 @@ impl Platform for LocalPlatform {
     async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>> {
         let cluster = self.home.any_cluster(instance);
         blocking(move || Ok(cluster.last_words(options.tail))).await
+    }
+
+    async fn follow_logs(
+        &self,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<String>>> {
+        let path = self.home.any_cluster(instance).log();
+        Ok(log::follow(path, options.tail).boxed())
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {

@@ -1,13 +1,17 @@
 //! Instances: create, look at, connect to, delete.
 
-use super::Service;
-use toygres_cms::{CreateInstance, Created, Idempotency, InstanceFilter, InstanceSelector, Origin};
+use super::{Logs, Service};
+use toygres_cms::{
+    CreateInstance, Created, EventFilter, Idempotency, InstanceFilter, InstanceSelector, Origin,
+};
 use toygres_models::events::InstanceEvent;
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::{
-    Connection, CreateInstanceRequest, Instance, InstanceAccepted, InstanceState,
+    BulkCreateRequest, BulkDeleteRequest, Connection, CreateInstanceRequest, Instance, InstanceAccepted,
+    InstanceState, NewInstance, PatchInstanceRequest,
 };
-use toygres_models::{Error, ErrorKind, PostgresVersion, Result};
+use toygres_models::{Error, ErrorKind, OwnerName, PostgresVersion, Result};
+use toygres_platform::{InstanceRef, LogOptions};
 
 /// A request that was written down, to be done from now on.
 pub(crate) struct Accepted {
@@ -26,17 +30,53 @@ impl Service {
         canonical: &[u8],
         origin: &Origin,
     ) -> Result<Accepted> {
-        let new = request.parse()?;
+        let owner_named = request.user_name.is_some();
+        let mut new = request.parse()?;
+        default_owner(&mut new, origin, owner_named);
+        self.create(&new, key, canonical, origin).await
+    }
+
+    /// The same for many: one answer each, and one that fails does not stop the others.
+    pub(crate) async fn create_instances(
+        &self,
+        request: BulkCreateRequest,
+        key: Option<&str>,
+        canonical: &[u8],
+        origin: &Origin,
+    ) -> Result<Vec<(String, Result<Accepted>)>> {
+        let owner_named = request.user_name.is_some();
+        let mut turns = Turns::default();
+        for mut new in request.parse()? {
+            default_owner(&mut new, origin, owner_named);
+            let name = new.name.to_string();
+            if turns.skip(&name) {
+                continue;
+            }
+            let key = key.map(|key| format!("{key}/{name}"));
+            let created = self.create(&new, key.as_deref(), canonical, origin).await;
+            turns.took(name, created)?;
+        }
+        Ok(turns.results)
+    }
+
+    async fn create(
+        &self,
+        new: &NewInstance,
+        key: Option<&str>,
+        canonical: &[u8],
+        origin: &Origin,
+    ) -> Result<Accepted> {
         let postgres_version = self.available(new.postgres_version.unwrap_or(self.default_version))?;
         let request_hash = self.cms.request_hash(canonical);
         let created = self
             .cms
             .create_instance(CreateInstance {
-                new: &new,
+                new,
                 postgres_version,
                 host: self.platform.host(),
                 origin,
                 idempotency: key.map(|key| Idempotency { key, request_hash }),
+                default_limits: self.default_quota,
             })
             .await?;
         match created {
@@ -81,10 +121,7 @@ impl Service {
             .collect::<Vec<_>>()
             .join(", ");
         let why = format!("{version} is not installed here; there is {list}");
-        Err(Error::invalid_fields(vec![toygres_models::error::FieldError {
-            field: "postgres_version".to_owned(),
-            message: why,
-        }]))
+        Err(Error::invalid_field("postgres_version", why))
     }
 
     pub(crate) async fn delete_instance(&self, name: &str, origin: &Origin) -> Result<Accepted> {
@@ -104,17 +141,62 @@ impl Service {
         })
     }
 
-    pub(crate) async fn list_instances(&self, filter: &InstanceFilter) -> Result<Vec<Instance>> {
-        self.cms.list_instances(filter).await
+    /// Asks for many to be deleted: one answer each, and one that fails does not stop the others.
+    pub(crate) async fn delete_instances(
+        &self,
+        request: BulkDeleteRequest,
+        origin: &Origin,
+    ) -> Result<Vec<(String, Result<Accepted>)>> {
+        let many = 1..=toygres_models::instances::BULK_LIMIT;
+        if !many.contains(&request.names.len()) {
+            return Err(Error::invalid_field(
+                "names",
+                format!("must be {} to {} names", many.start(), many.end()),
+            ));
+        }
+        let mut turns = Turns::default();
+        for name in request.names {
+            if turns.skip(&name) {
+                continue;
+            }
+            let deleted = self.delete_instance(&name, origin).await;
+            turns.took(name, deleted)?;
+        }
+        Ok(turns.results)
     }
 
-    pub(crate) async fn get_instance(&self, name: &str) -> Result<Instance> {
-        self.cms.get_instance(&selector(name)?).await
+    /// Changes what may be changed, if `precondition` holds for the instance as it is.
+    pub(crate) async fn update_instance(
+        &self,
+        name: &str,
+        request: PatchInstanceRequest,
+        precondition: &(dyn Fn(&Instance) -> bool + Sync),
+        origin: &Origin,
+    ) -> Result<Instance> {
+        let request = request.parse()?;
+        self.cms
+            .update_instance(&selector(name)?, &request, precondition, origin)
+            .await
+    }
+
+    pub(crate) async fn list_instances(
+        &self,
+        mut filter: InstanceFilter,
+        within: Option<&OwnerName>,
+    ) -> Result<Vec<Instance>> {
+        if !restrict(&mut filter.user_name, within) {
+            return Ok(Vec::new());
+        }
+        self.cms.list_instances(&filter).await
+    }
+
+    pub(crate) async fn get_instance(&self, name: &str, within: Option<&OwnerName>) -> Result<Instance> {
+        self.cms.get_instance(&selector(name)?, within).await
     }
 
     pub(crate) async fn connection(&self, name: &str, reveal: bool, origin: &Origin) -> Result<Connection> {
         let selector = selector(name)?;
-        let instance = self.cms.get_instance(&selector).await?;
+        let instance = self.cms.get_instance(&selector, origin.owner.as_ref()).await?;
         let Some(endpoint) = &instance.endpoint else {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -131,19 +213,119 @@ impl Service {
         Ok(Connection::new(endpoint, password.as_ref()))
     }
 
-    pub(crate) async fn events(&self, name: &str, limit: u32) -> Result<Vec<InstanceEvent>> {
-        let instance = self.get_instance(name).await?;
-        self.cms.list_events(Some(instance.id), limit, None).await
+    /// The events behind the one with the id `after`, or the newest; oldest first.
+    pub(crate) async fn events(
+        &self,
+        name: &str,
+        limit: u32,
+        after: Option<i64>,
+        within: Option<&OwnerName>,
+    ) -> Result<Vec<InstanceEvent>> {
+        let instance = self.get_instance(name, within).await?;
+        let filter = EventFilter {
+            instance_id: Some(instance.id),
+            user_name: None,
+            after,
+            limit,
+        };
+        self.cms.list_events(&filter).await
     }
 
-    pub(crate) async fn health_checks(&self, name: &str, limit: u32) -> Result<Vec<HealthCheck>> {
-        let instance = self.get_instance(name).await?;
+    pub(crate) async fn health_checks(
+        &self,
+        name: &str,
+        limit: u32,
+        within: Option<&OwnerName>,
+    ) -> Result<Vec<HealthCheck>> {
+        let instance = self.get_instance(name, within).await?;
         self.cms.list_health_checks(instance.id, limit).await
+    }
+
+    /// The last lines of the instance's own log; with `follow` also those to come.
+    pub(crate) async fn logs(
+        &self,
+        name: &str,
+        tail: usize,
+        follow: bool,
+        within: Option<&OwnerName>,
+    ) -> Result<Logs> {
+        let instance = self.get_instance(name, within).await?;
+        let reference = InstanceRef {
+            id: instance.id,
+            name: instance.name,
+            namespace: instance.namespace,
+        };
+        let options = LogOptions { tail };
+        if !follow {
+            return Ok(Logs::Whole(self.platform.logs(&reference, options).await?));
+        }
+        let permit = self.changes.admit()?;
+        let lines = self.platform.follow_logs(&reference, options).await?;
+        Ok(Logs::Followed {
+            lines,
+            stop: self.changes.stop(),
+            permit,
+        })
+    }
+}
+
+/// The answers of a bulk request: one that fails does not stop the others. Only the loss of the database does, so that
+/// nobody waits for it once more for each.
+#[derive(Default)]
+struct Turns {
+    results: Vec<(String, Result<Accepted>)>,
+    is_lost: bool,
+}
+
+impl Turns {
+    /// Whether this one need not be tried; if so, it is answered.
+    fn skip(&mut self, name: &str) -> bool {
+        if self.is_lost {
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                "not_tried",
+                "the control database did not answer for another one before",
+            );
+            let error = error.hint("ask again for this one");
+            self.results.push((name.to_owned(), Err(error)));
+        }
+        self.is_lost
+    }
+
+    /// Takes an answer. If the first one is that the database is lost, it is that of the whole request.
+    fn took(&mut self, name: String, result: Result<Accepted>) -> Result<()> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Unavailable && self.results.is_empty() => Err(error),
+            result => {
+                self.is_lost = matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable);
+                self.results.push((name, result));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whoever may act for one owner only need not name it.
+fn default_owner(new: &mut NewInstance, origin: &Origin, owner_named: bool) {
+    if let (Some(owner), false) = (&origin.owner, owner_named) {
+        new.user_name = owner.clone();
+    }
+}
+
+/// Narrows a filter to what the caller may see. False: nothing is left.
+pub(super) fn restrict(wanted: &mut Option<OwnerName>, within: Option<&OwnerName>) -> bool {
+    match (wanted.as_ref(), within) {
+        (_, None) => true,
+        (Some(wanted), Some(within)) => wanted == within,
+        (None, Some(within)) => {
+            *wanted = Some(within.clone());
+            true
+        }
     }
 }
 
 /// A name or id from a path. What can be neither is nowhere to be found.
-fn selector(text: &str) -> Result<InstanceSelector> {
+pub(super) fn selector(text: &str) -> Result<InstanceSelector> {
     text.parse().map_err(|_: Error| {
         Error::new(
             ErrorKind::NotFound,

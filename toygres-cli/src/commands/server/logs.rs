@@ -1,26 +1,36 @@
 //! `toygres server logs`
 
 use crate::args::Logs;
-use crate::failure::{Failure, Result};
+use crate::client::Client;
+use crate::commands::Target;
+use crate::failure::{Exit, Failure, Result};
 use crate::printer::Printer;
+use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toygres_models::server::SettingOrigin;
 use toygres_server::config::Paths;
 
 const POLL_PAUSE: Duration = Duration::from_millis(200);
 const BLOCK_BYTES: u64 = 64 * 1024;
 
-pub(super) async fn run(args: &Logs, printer: &Printer) -> Result<()> {
+pub(super) async fn run(args: &Logs, target: &Target, printer: &Printer) -> Result<()> {
+    let access = target.access()?;
+    if access.api_url.origin != SettingOrigin::Default {
+        return remote(args, &Client::new(access, target.timeout)?, printer).await;
+    }
     let mut log = LogFile::open(Paths::from_environment()?.server_log)?;
     log.seek_to_last(args.tail)?;
     loop {
         // Asked before reading: what was written to the old file before the new one came is read first.
         let rotated = log.is_rotated();
         for line in log.read_lines(!args.follow || rotated)? {
-            printer.log_line(&line)?;
+            if is_wanted(&line, args) {
+                printer.log_line(&line)?;
+            }
         }
         if !args.follow {
             return Ok(());
@@ -28,8 +38,40 @@ pub(super) async fn run(args: &Logs, printer: &Printer) -> Result<()> {
         if rotated {
             log = LogFile::open(log.path)?;
         } else {
-            tokio::time::sleep(POLL_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(POLL_PAUSE) => {}
+                _ = tokio::signal::ctrl_c() => return Err(Failure::quiet(Exit::Interrupted)),
+            }
         }
+    }
+}
+
+async fn remote(args: &Logs, client: &Client, printer: &Printer) -> Result<()> {
+    if args.follow {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a server's log can be followed on its own machine only",
+        )
+        .why("an address or a context says which server")
+        .next("without -f, as often as you like: toygres server logs"));
+    }
+    for line in client.server_log(args.tail).await? {
+        let line = line.to_string();
+        if is_wanted(&line, args) {
+            printer.log_line(&line)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the line is about the orchestration that was asked for: one of its fields names it.
+fn is_wanted(line: &str, args: &Logs) -> bool {
+    let Some(id) = &args.orchestration else {
+        return true;
+    };
+    match serde_json::from_str(line) {
+        Ok(Value::Object(fields)) => fields.values().any(|value| value.as_str() == Some(id)),
+        _ => false,
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn run(options: &ServerOptions, printer: &Printer) -> Result<()
         .unwrap_or_default();
 
     let url = format!("http://{}", config.listen);
-    let client = Client::new(&url, None)?;
+    let client = Client::local(url.clone())?;
     let mut progress = Progress::new("starting the server");
     let look = "toygres server logs";
     let outcome = tokio::select! {

@@ -24,7 +24,7 @@ pub(super) async fn look(paths: &Paths) -> Result<ServerStatus> {
     let server = home::running(paths)?;
     let url = server.as_ref().and_then(|server| server.url.clone());
     let probe = match &url {
-        Some(url) => Client::new(url, None)?.readiness().await.ok(),
+        Some(url) => Client::local(url.clone())?.readiness().await.ok(),
         None => None,
     };
     Ok(ServerStatus {

@@ -1,0 +1,11 @@
+//! The typed client of the API.
+
+mod calls;
+mod paths;
+mod stream;
+mod transport;
+
+pub(crate) use eventsource_stream::Event;
+use paths::{segment, with_query};
+pub(crate) use stream::{Events, Lines};
+pub(crate) use transport::{Client, parse_url};

@@ -1,0 +1,378 @@
+//! What handlers take from a request. What can't be read is refused here, and never shown again: a value in the
+//! wrong place may be a password.
+
+mod json;
+
+use super::problem::Failed;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::net::SocketAddr;
+use toygres_cms::Origin;
+use toygres_models::instances::{
+    BulkCreateRequest, BulkDeleteRequest, CreateInstanceRequest, Instance, PatchInstanceRequest,
+};
+use toygres_models::orchestrations::{CancelRequest, RaiseEventRequest};
+use toygres_models::quotas::QuotaLimits;
+use toygres_models::tokens::{CreateTokenRequest, TokenScope};
+use toygres_models::{Error, ErrorKind};
+
+/// A field of a body: its name, what it must be, whether it must be there.
+type Field = (&'static str, &'static str, bool);
+
+/// A body that can be read.
+pub(crate) trait Body: DeserializeOwned {
+    const FIELDS: &'static [Field];
+    /// Whether no body at all, or null, stands for an empty object.
+    const OPTIONAL: bool = false;
+}
+
+macro_rules! instance_fields {
+    ($($own:expr),+) => {
+        &[
+            $($own,)+
+            ("password", "a string", false),
+            ("user_name", "a string", false),
+            ("postgres_version", "a string such as \"17\"", false),
+            ("storage_size_gb", "a whole number", false),
+            ("cpu", "a string such as \"500m\"", false),
+            ("memory_mb", "a whole number", false),
+            ("internal", "true or false", false),
+            ("namespace", "a string", false),
+            ("tags", "an object of strings", false),
+            ("deletion_protection", "true or false", false),
+        ]
+    };
+}
+
+impl Body for CreateInstanceRequest {
+    const FIELDS: &'static [Field] = instance_fields!(("name", "a string", true));
+}
+
+impl Body for BulkCreateRequest {
+    const FIELDS: &'static [Field] =
+        instance_fields!(("base_name", "a string", true), ("count", "a whole number", true));
+}
+
+impl Body for BulkDeleteRequest {
+    const FIELDS: &'static [Field] = &[("names", "an array of strings", true)];
+}
+
+impl Body for PatchInstanceRequest {
+    const FIELDS: &'static [Field] = &[
+        ("tags", "an object of strings or nulls", false),
+        ("deletion_protection", "true or false", false),
+    ];
+}
+
+impl Body for CreateTokenRequest {
+    const FIELDS: &'static [Field] = &[
+        ("name", "a string", true),
+        ("scope", "\"read\", \"write\" or \"admin\"", true),
+        ("user_name", "a string", false),
+        ("expires_in_days", "a whole number", false),
+    ];
+}
+
+impl Body for QuotaLimits {
+    const FIELDS: &'static [Field] = &[
+        ("max_instances", "a whole number", false),
+        ("max_storage_gb", "a whole number", false),
+    ];
+}
+
+impl Body for CancelRequest {
+    const FIELDS: &'static [Field] = &[("reason", "a string", false)];
+    const OPTIONAL: bool = true;
+}
+
+impl Body for RaiseEventRequest {
+    const FIELDS: &'static [Field] = &[("name", "\"wake\"", true)];
+}
+
+/// A JSON body, with a form that is the same for the same content.
+pub(crate) struct JsonBody<T> {
+    pub(crate) value: T,
+    pub(crate) canonical: Vec<u8>,
+}
+
+impl<S: Send + Sync, T: Body> FromRequest<S> for JsonBody<T> {
+    type Rejection = Failed;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
+        let is_json = is_json(request.headers());
+        let bytes = axum::body::Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                    Error::new(
+                        ErrorKind::TooLarge,
+                        "body_too_large",
+                        "the body is larger than 64 KiB",
+                    )
+                } else {
+                    malformed("body_unreadable", "the body did not arrive whole")
+                }
+            })?;
+        if T::OPTIONAL && bytes.is_empty() {
+            return Ok(parse(b"{}")?);
+        }
+        // Also keeps web forms out, which a page could send across origins without asking.
+        if !is_json {
+            let error = malformed("not_json", "the body must be JSON")
+                .hint("send the header: Content-Type: application/json");
+            return Err(Failed::with_status(error, StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        Ok(parse(&bytes)?)
+    }
+}
+
+/// `application/json`, or a structured syntax on top of it such as a merge patch (RFC 6839, section 3.1).
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
+        return false;
+    };
+    let media_type = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    matches!(
+        media_type.as_str(),
+        "application/json" | "application/merge-patch+json"
+    )
+}
+
+fn malformed(code: &'static str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Malformed, code, message)
+}
+
+fn parse<T: Body>(bytes: &[u8]) -> Result<JsonBody<T>, Error> {
+    let value = match json::strict(bytes)? {
+        Value::Null if T::OPTIONAL => Value::Object(serde_json::Map::new()),
+        value => value,
+    };
+    let Value::Object(object) = &value else {
+        return Err(malformed("malformed_json", "the body must be a JSON object"));
+    };
+    let names = || {
+        T::FIELDS
+            .iter()
+            .map(|(name, ..)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if let Some(unknown) = object
+        .keys()
+        .find(|key| !T::FIELDS.iter().any(|(name, ..)| name == key))
+    {
+        return Err(
+            malformed("unknown_field", format!("there is no field {unknown:?}"))
+                .hint(format!("the fields are: {}", names())),
+        );
+    }
+    if let Some((missing, ..)) = T::FIELDS
+        .iter()
+        .find(|(name, _, required)| *required && !object.contains_key(*name))
+    {
+        return Err(malformed(
+            "missing_field",
+            format!("the field \"{missing}\" is missing"),
+        ));
+    }
+    let canonical = value.to_string().into_bytes();
+    let value = serde_path_to_error::deserialize(value).map_err(|why| {
+        let path = why.path().to_string();
+        let field = path.split('.').next().unwrap_or_default();
+        let wanted = T::FIELDS
+            .iter()
+            .find(|(name, ..)| *name == field)
+            .map_or("another type", |(_, wanted, _)| wanted);
+        malformed(
+            "wrong_type",
+            format!("the field \"{path}\" has the wrong type: \"{field}\" must be {wanted}"),
+        )
+    })?;
+    Ok(JsonBody { value, canonical })
+}
+
+/// The query string; what it holds that is not known is refused.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
+                Err(
+                    malformed("bad_query", format!("the query string is wrong: {why}"))
+                        .hint("see what may stand behind the ? at /docs")
+                        .into(),
+                )
+            }
+        }
+    }
+}
+
+/// The one variable segment of the path.
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(segment)) => Ok(Self(segment)),
+            Err(_) => Err(malformed("bad_path", "the path is not valid UTF-8").into()),
+        }
+    }
+}
+
+/// Who asks, and what it may do.
+#[derive(Clone)]
+pub(crate) struct Who {
+    pub(crate) origin: Origin,
+    pub(crate) scope: TokenScope,
+}
+
+impl Who {
+    /// Refuses what the caller's scope does not allow.
+    pub(crate) fn require(&self, wanted: TokenScope) -> Result<(), Failed> {
+        if self.scope.allows(wanted) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Forbidden,
+            "scope_missing",
+            format!(
+                "this takes a token of the scope {wanted}; yours has {}",
+                self.scope
+            ),
+        )
+        .hint("ask an administrator for another token: toygres token create")
+        .into())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
+        // Set for every request that reaches a handler.
+        let who = parts.extensions.get::<Self>().cloned();
+        who.ok_or_else(|| Error::internal("nobody asked who is asking").into())
+    }
+}
+
+/// The address that the request came from, where the transport knows it.
+pub(crate) fn peer(parts: &axum::http::Extensions) -> Option<std::net::IpAddr> {
+    parts
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip())
+}
+
+/// A header of entity tags (RFC 9110, section 13.1): those of `If-Match` or `If-None-Match`.
+pub(crate) fn entity_tag_matches(headers: &HeaderMap, name: header::HeaderName, tag: &str) -> Option<bool> {
+    let mut values = headers.get_all(name).iter().peekable();
+    values.peek()?;
+    let is_match = |one: &str| one.trim() == "*" || one.trim() == tag;
+    Some(
+        values
+            .filter_map(|value| value.to_str().ok())
+            .any(|list| list.split(',').any(is_match)),
+    )
+}
+
+/// The instance's entity tag: changes with anything that is shown of it.
+pub(crate) fn entity_tag(instance: &Instance) -> String {
+    use sha2::Digest;
+    let shown = serde_json::to_vec(instance).unwrap_or_default();
+    let hash = sha2::Sha256::digest(shown);
+    let hex: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
+
+/// The `Idempotency-Key` header.
+pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
+        let Some(value) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        match value.to_str() {
+            Ok(key) if (1..=255).contains(&key.len()) => Ok(Self(Some(key.to_owned()))),
+            _ => Err(malformed(
+                "bad_idempotency_key",
+                "the Idempotency-Key must be 1 to 255 visible ASCII characters",
+            )
+            .into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &str) -> (String, String) {
+        match parse::<CreateInstanceRequest>(body.as_bytes()) {
+            Ok(_) => ("ok".into(), String::new()),
+            Err(error) => (error.code().to_owned(), error.message().to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_value_is_shown() {
+        assert_eq!(code(r#"{"name":"a"}"#).0, "ok");
+        assert_eq!(code(r#"{"name":"a","memory_mb":256.0}"#).0, "ok");
+        for (body, expected, place) in [
+            (r#"{"name":"a",}"#, "malformed_json", "column 13"),
+            ("", "malformed_json", "line 1"),
+            ("[]", "malformed_json", "object"),
+            (r#"{"name":"a","colour":"canary"}"#, "unknown_field", "colour"),
+            (r#"{"password":"canary"}"#, "missing_field", "name"),
+            (
+                r#"{"name":"a","storage_size_gb":"canary"}"#,
+                "wrong_type",
+                "storage_size_gb",
+            ),
+            (r#"{"name":"a","password":["canary"]}"#, "wrong_type", "password"),
+            (
+                r#"{"name":"a","tags":{"x":{"canary":1}}}"#,
+                "wrong_type",
+                "tags.x",
+            ),
+            (r#"{"name":"a","memory_mb":1.5}"#, "wrong_type", "memory_mb"),
+            (r#"{"name":"a","name":"b"}"#, "duplicate_field", "name"),
+            (
+                r#"{"name":"a","tags":{"x":"1","x":"canary"}}"#,
+                "duplicate_field",
+                "x",
+            ),
+        ] {
+            let (code, message) = code(body);
+            assert_eq!(code, expected, "{body}");
+            assert!(message.contains(place), "{body}: {message}");
+            assert!(!message.contains("canary"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_canonical_form_does_not_depend_on_order_or_spaces() {
+        let form = |body: &str| {
+            parse::<CreateInstanceRequest>(body.as_bytes())
+                .map(|b| b.canonical)
+                .ok()
+        };
+        assert_eq!(
+            form(r#"{"name":"a","password":"secret1"}"#),
+            form(r#"{ "password":"secret1", "name":"a" }"#)
+        );
+        assert_ne!(form(r#"{"name":"a"}"#), form(r#"{"name":"b"}"#));
+    }
+}

@@ -1,0 +1,199 @@
+//! Who may call the API.
+
+use super::Service;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use subtle::ConstantTimeEq;
+use toygres_models::tokens::TokenScope;
+use toygres_models::{Error, ErrorKind, OwnerName, Result, TokenId};
+
+/// How long it is taken for granted whether there are tokens. Each request asks.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// Who a request comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Principal {
+    /// Its name in the audit.
+    pub(crate) actor: String,
+    pub(crate) scope: TokenScope,
+    /// The only owner whose instances it may touch.
+    pub(crate) owner: Option<OwnerName>,
+    pub(crate) token: Option<TokenId>,
+}
+
+impl Principal {
+    /// Whether it said nothing of who it is.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.actor == ANONYMOUS
+    }
+}
+
+/// Whoever is on this machine, while there are no tokens.
+const ANONYMOUS: &str = "loopback";
+
+/// How the API is guarded.
+pub(crate) struct Access {
+    is_loopback: bool,
+    bootstrap_token_file: Option<PathBuf>,
+    bootstrap_token_hash: PathBuf,
+    /// Whether there are tokens, and when that was asked.
+    known: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Access {
+    pub(crate) fn new(
+        is_loopback: bool,
+        bootstrap_token_file: Option<PathBuf>,
+        bootstrap_token_hash: PathBuf,
+    ) -> Self {
+        Self {
+            is_loopback,
+            bootstrap_token_file,
+            bootstrap_token_hash,
+            known: Mutex::new(None),
+        }
+    }
+
+    fn known(&self) -> Option<(Instant, bool)> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hashes of the bootstrap tokens: that of the file, and that of `toygres server bootstrap-token`.
+    fn bootstrap_hashes(&self) -> Vec<[u8; 32]> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).ok();
+        let text = self.bootstrap_token_file.as_ref().and_then(read);
+        let of_file = text.map(|text| text.trim().to_owned());
+        let of_file = of_file.filter(|text| !text.is_empty()).map(|text| hash(&text));
+        let made = read(&self.bootstrap_token_hash).and_then(|text| from_hex(text.trim()));
+        of_file.into_iter().chain(made).collect()
+    }
+}
+
+impl Service {
+    /// Who sends this token, or none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthenticated`], codes `token_missing` and `token_invalid`.
+    pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Principal> {
+        let Some(text) = token else {
+            if self.takes_tokens().await? {
+                return Err(Error::new(
+                    ErrorKind::Unauthenticated,
+                    "token_missing",
+                    "this server takes requests with a token only",
+                )
+                .hint(
+                    "send the header Authorization: Bearer TOKEN; for the command line set TOYGRES_TOKEN",
+                ));
+            }
+            return Ok(Principal {
+                actor: ANONYMOUS.to_owned(),
+                scope: TokenScope::Admin,
+                owner: None,
+                token: None,
+            });
+        };
+        if let Some(token) = self.cms.authenticate(text).await? {
+            return Ok(Principal {
+                actor: format!("token:{}", token.name),
+                scope: token.scope,
+                owner: token.user_name,
+                token: Some(token.id),
+            });
+        }
+        let hash = hash(text);
+        let is_bootstrap = |known: &[u8; 32]| bool::from(known.ct_eq(&hash));
+        if self.access.bootstrap_hashes().iter().any(is_bootstrap) {
+            return Ok(Principal {
+                actor: "bootstrap".to_owned(),
+                scope: TokenScope::Admin,
+                owner: None,
+                token: None,
+            });
+        }
+        Err(Error::new(
+            ErrorKind::Unauthenticated,
+            "token_invalid",
+            "the token is not valid: it is wrong, revoked or has expired",
+        )
+        .hint("an administrator makes another with: toygres token create"))
+    }
+
+    /// Whether a request without a token is refused: beyond loopback, and as soon as there is a token. While the
+    /// database is away, what was last known holds.
+    pub(crate) async fn takes_tokens(&self) -> Result<bool> {
+        let known = self.access.known();
+        if !self.access.is_loopback {
+            return Ok(true);
+        }
+        if let Some((asked, answer)) = known
+            && asked.elapsed() < KNOWN_FOR
+        {
+            return Ok(answer);
+        }
+        match self.has_tokens().await {
+            Ok(answer) => {
+                *self.access.known.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((Instant::now(), answer));
+                Ok(answer)
+            }
+            Err(error) => known.map(|(_, answer)| answer).ok_or(error),
+        }
+    }
+
+    /// Has the next request ask again whether there are tokens.
+    pub(super) fn forget_whether_there_are_tokens(&self) {
+        *self.access.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn has_tokens(&self) -> Result<bool> {
+        Ok(!self.access.bootstrap_hashes().is_empty() || self.cms.has_tokens().await?)
+    }
+
+    /// Refuses to serve beyond this machine when nobody could say who it is.
+    pub(crate) async fn check_reachable(&self) -> Result<()> {
+        if self.access.is_loopback || self.has_tokens().await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Config,
+            "no_tokens",
+            "the API would be reachable from other machines, and there is no token yet",
+        )
+        .hint("make the first one: toygres server bootstrap-token; or set TOYGRES_BOOTSTRAP_TOKEN_FILE"))
+    }
+}
+
+fn hash(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits() {
+        let text = "00ff".repeat(16);
+        assert_eq!(
+            from_hex(&text).map(|bytes| bytes[..2].to_vec()),
+            Some(vec![0, 255])
+        );
+        for bad in ["", "00", &"0g".repeat(32), &"é".repeat(32), &"0".repeat(65)] {
+            assert_eq!(from_hex(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What happens when there is too much to do, or nothing to do it with.
+
+use crate::support::{Operation, api, document, operations, owned, problem, refused, token};
+use futures_util::future::join_all;
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use std::time::{Duration, Instant};
+use toygres_testing::{StubPlatform, TestPostgres, TestServer, TestServerOptions, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
+    let mut server = api(&[("TOYGRES_RATE_LIMIT_PER_SECOND", "2")]).await;
+    let admin = token(&server, "admin", "admin", None).await;
+    server.token = Some(admin.clone());
+    let other = token(&server, "other", "read", None).await;
+    let get = |token: Option<&str>| server.request_as(token, Method::GET, "/api/instances");
+    let wait = async |token: Option<&str>| {
+        for _ in 0..200 {
+            let answer = get(token).send().await.unwrap();
+            let Some(wait) = answer.headers().get("retry-after") else {
+                continue;
+            };
+            let wait: u64 = wait.to_str().unwrap().parse().unwrap();
+            let (status, problem) = problem(answer).await;
+            assert_eq!((status, &problem["code"]), (429, &json!("rate_limited")));
+            return wait;
+        }
+        panic!("nothing was ever limited");
+    };
+    let seconds = wait(Some(&admin)).await;
+    assert_eq!(seconds, 1, "two a second, so the next one within a second");
+    assert_eq!(
+        get(Some(&other)).send().await.unwrap().status(),
+        200,
+        "another token is another client"
+    );
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    assert_eq!(
+        get(Some(&admin)).send().await.unwrap().status(),
+        200,
+        "what was said is true"
+    );
+
+    // Who guesses is slowed down as well, by where it comes from; who has a token is not.
+    let mut guesses = Vec::new();
+    for n in 0..50 {
+        guesses.push(refused(get(Some(&format!("guess-{n}")))).await.0);
+    }
+    assert_eq!(guesses[0], 401);
+    assert!(
+        guesses.iter().filter(|status| **status == 429).count() > 25,
+        "{guesses:?}"
+    );
+    assert_eq!(refused(get(None)).await.0, 429);
+    let elsewhere = reqwest::Client::builder()
+        .local_address("127.0.0.2".parse::<std::net::IpAddr>().unwrap())
+        .build()
+        .unwrap();
+    let url = format!("{}/api/instances", server.url);
+    let status = elsewhere.get(url).send().await.unwrap().status();
+    assert_eq!(status, 401, "another address is another client");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(get(Some(&admin)).send().await.unwrap().status(), 200);
+
+    for path in ["/health", "/livez", "/readyz"] {
+        let answers = join_all((0..100).map(|_| server.request(Method::GET, path).send())).await;
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.as_ref().unwrap().status() == 200),
+            "{path}"
+        );
+    }
+    server.stop().await;
+}
+
+/// A valid call, as far as one can be without knowing what is there.
+fn call(server: &TestServer, operation: &Operation) -> RequestBuilder {
+    let value = match operation.template.as_str() {
+        path if path.starts_with("/api/instances/") => "demo",
+        path if path.starts_with("/api/quotas/") => "someone",
+        path if path.contains("/drift/") => "1",
+        path if path.contains("/orchestration-flows/") => "instance-actor",
+        _ => "0198a000-0000-7000-8000-000000000000",
+    };
+    let request = server.request(operation.method.clone(), &operation.path(value));
+    match operation.body_schema() {
+        Some(_) => request.json(&operation.body_example()),
+        None => request,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_every_operation_says_so_soon_and_it_comes_back_by_itself() {
+    // What needs no database, once it is known that there are no tokens.
+    const KNOWN: [&str; 4] = [
+        "/api/server/config",
+        "/api/server/logs",
+        "/api/server/orchestration-flows",
+        "/api/server/orchestration-flows/{name}",
+    ];
+    let postgres = TestPostgres::start().await;
+    let mut servers = Vec::new();
+    for with_token in [true, false] {
+        let database_url = postgres.new_database().await;
+        let options = TestServerOptions {
+            database_url: Some(database_url.clone()),
+            settings: owned(&[]),
+            platform: Some(StubPlatform::new(&database_url)),
+            ..Default::default()
+        };
+        let mut server = TestServer::start_with(options).await;
+        let accepted = server.create("demo", "outage-password").await;
+        server.ended(&accepted).await;
+        if with_token {
+            server.token = Some(token(&server, "admin", "admin", None).await);
+        }
+        assert_eq!(server.get("/api/instances").await.0, 200);
+        servers.push((with_token, server));
+    }
+    let all = operations(&document(&servers[0].1).await);
+    postgres.stop();
+
+    for (with_token, server) in &servers {
+        let begun = Instant::now();
+        let answers = join_all(all.iter().map(|operation| call(server, operation).send())).await;
+        // They all wait for the database at once, for three seconds each.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        for (operation, answer) in all.iter().zip(answers) {
+            let answer = answer.unwrap();
+            let status = answer.status().as_u16();
+            match operation.template.as_str() {
+                "/livez" | "/api/openapi.json" => assert_eq!(status, 200, "{operation}"),
+                "/health" | "/readyz" => assert_eq!(status, 503, "{operation}"),
+                path if !with_token && KNOWN.contains(&path) => {
+                    assert!(status < 500, "{operation}: {status}")
+                }
+                _ => {
+                    assert!(
+                        answer.headers().contains_key("retry-after"),
+                        "{operation}: {status}"
+                    );
+                    let (status, problem) = problem(answer).await;
+                    assert_eq!(
+                        (status, &problem["code"]),
+                        (503, &json!("database_unavailable")),
+                        "{operation}"
+                    );
+                }
+            }
+        }
+    }
+
+    postgres.restart().await;
+    for (_, server) in servers {
+        wait_for("the server to come back", PATIENCE, || async {
+            (server.get("/api/instances").await.0 == 200).then_some(())
+        })
+        .await;
+        let accepted = server.create("afterwards", "outage-password").await;
+        assert_eq!(server.ended(&accepted).await.state.as_str(), "succeeded");
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_holds_nobody_for_long() {
+    let server = api(&[]).await;
+    server.create("demo", "hanging-password").await;
+    let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
+    let mut lock = connection.begin().await.unwrap();
+    sqlx::raw_sql("lock table cms.instances in access exclusive mode")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    // More than there are connections.
+    let answers = join_all((0..20).map(|_| server.request(Method::GET, "/api/instances").send())).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_eq!(problem(answer).await.0, 503);
+    }
+    lock.rollback().await.unwrap();
+    wait_for("it to go on", PATIENCE, || async {
+        (server.get("/api/instances").await.0 == 200).then_some(())
+    })
+    .await;
+    server.stop().await;
+}
