@@ -349,7 +349,11 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
         local.platform.ensure(&spec, must_exist).await.unwrap();
         let again = ready_on(&local, &local.platform, &instance).await.0;
         assert_eq!(again, endpoint);
-        assert_eq!(local.platform.list().await.unwrap()[0].instance, instance);
+        // The server may be found ready before the record is written.
+        let listed = wait_for("the record", Duration::from_secs(30), || async {
+            local.platform.list().await.unwrap().pop()
+        });
+        assert_eq!(listed.await.instance, instance);
         assert_eq!(local.platform.unknown().await.unwrap(), []);
     }
 }

@@ -17,6 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use toygres_testing::wait_for;
 
 /// Room for a slow machine; what is measured takes far less.
@@ -164,33 +166,73 @@ async fn load(
     clients: usize,
     period: Option<Duration>,
 ) -> Vec<f64> {
-    let url = Arc::new(format!("{}{path}", server.url));
-    let client = move |number: usize, url: Arc<String>| async move {
-        let http = reqwest::Client::new();
-        let mut times = Vec::new();
-        if let Some(period) = period {
-            // Not all in the same instant.
-            tokio::time::sleep(period * number as u32 / clients as u32).await;
-        }
-        let mut ticks = tokio::time::interval(period.unwrap_or(Duration::from_millis(1)));
-        for at in 0..=(requests / clients) {
-            if period.is_some() {
-                ticks.tick().await;
+    let authority = server.url.strip_prefix("http://").unwrap().to_owned();
+    let head = Arc::new(format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\n\r\n"));
+    let client = |number: usize| {
+        let (authority, head) = (authority.clone(), head.clone());
+        async move {
+            let mut connection = Connection::open(&authority).await;
+            let mut times = Vec::new();
+            if let Some(period) = period {
+                // Not all in the same instant.
+                tokio::time::sleep(period * number as u32 / clients as u32).await;
             }
-            let begun = Instant::now();
-            let answer = http.get(url.as_str()).send().await.unwrap();
-            assert!(answer.status().is_success());
-            answer.bytes().await.unwrap();
-            // The first one also connects.
-            if at > 0 {
+            let mut ticks = tokio::time::interval(period.unwrap_or(Duration::from_millis(1)));
+            for _ in 0..(requests / clients) {
+                if period.is_some() {
+                    ticks.tick().await;
+                }
+                let begun = Instant::now();
+                connection.get(&head).await;
                 times.push(begun.elapsed().as_secs_f64() * 1000.0);
             }
+            times
         }
-        times
     };
-    let tasks = (0..clients).map(|number| tokio::spawn(client(number, url.clone())));
+    let tasks = (0..clients).map(|number| tokio::spawn(client(number)));
     let times = join_all(tasks).await.into_iter();
     times.flat_map(Result::unwrap).collect()
+}
+
+/// A connection that reads answers and does nothing with them: a whole client's work would be measured as the server's,
+/// since both share the machine.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(authority: &str) -> Self {
+        Self {
+            stream: TcpStream::connect(authority).await.unwrap(),
+            buffer: vec![0; 256 * 1024],
+        }
+    }
+
+    async fn get(&mut self, head: &str) {
+        self.stream.write_all(head.as_bytes()).await.unwrap();
+        let mut filled = 0;
+        let mut expected = None;
+        while expected.is_none_or(|expected| filled < expected) {
+            let read = self.stream.read(&mut self.buffer[filled..]).await.unwrap();
+            assert!(read > 0, "the server hung up");
+            filled += read;
+            if expected.is_none() {
+                expected = answer_length(&self.buffer[..filled]);
+            }
+        }
+    }
+}
+
+/// How long the answer is, once its head is there.
+fn answer_length(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|text| text == b"\r\n\r\n")?;
+    let text = std::str::from_utf8(&bytes[..head]).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    Some(head + 4 + length.unwrap().parse::<usize>().unwrap())
 }
 
 /// Milliseconds of the same query in psql, as it says itself.
