@@ -57,7 +57,7 @@ impl Cms {
         }
         query.push(" order by id desc");
         if let Some(limit) = filter.limit {
-            query.push(" limit ").push_bind(i64::from(limit));
+            query.push(rows::limit_clause(limit));
         }
         query
             .build()

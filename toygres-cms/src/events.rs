@@ -90,7 +90,7 @@ impl Cms {
             Some(after) => query.push(" and e.id > ").push_bind(after).push(" order by e.id"),
             None => query.push(" order by e.id desc"),
         };
-        query.push(" limit ").push_bind(i64::from(filter.limit));
+        query.push(rows::limit_clause(filter.limit));
         let mut events = query
             .build()
             .try_map(|row| rows::event(&row))

@@ -52,7 +52,7 @@ impl Cms {
             }
             query.push(" order by o.id desc");
             if let Some(limit) = filter.limit {
-                query.push(" limit ").push_bind(i64::from(limit));
+                query.push(rows::limit_clause(limit));
             }
         });
         let rows = query.build().fetch_all(&self.pool).await.map_err(database)?;

@@ -8,6 +8,7 @@ use crate::service::{Access, Changes, Service};
 use crate::sweeper::Sweeper;
 use crate::transport::{self, Tls, TransportLimits};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sqlx::Connection as _;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use uuid::Uuid;
 const POOL_SIZE: u32 = 12;
 /// A request waits so long for the database, then says that it is away.
 const POOL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that was idle for longer may be lost.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// What an actor may stand still beyond the longest wait it is allowed.
 const STALLED_MARGIN: Duration = Duration::from_secs(300);
 
@@ -235,6 +238,16 @@ async fn connect(database_url: &Secret) -> Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
         .acquire_timeout(POOL_TIMEOUT)
+        // A connection that was just used is there: to ask it each time would double the way of every query.
+        .test_before_acquire(false)
+        .before_acquire(|connection, metadata| {
+            Box::pin(async move {
+                if metadata.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy(database_url.reveal())
         .map_err(|cause| {
             Error::new(
