@@ -72,6 +72,14 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    /// What happened and why, in one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.why.iter().try_for_each(|why| write!(f, ": {why}"))
+    }
+}
+
 impl From<Error> for Failure {
     /// The detail is shown too: these errors come from this machine's own server, to the person who starts it.
     fn from(error: Error) -> Self {

@@ -31,6 +31,14 @@ fn from_the_first_start_to_the_last_stop() {
         )),
         "{again:?}"
     );
+    let elsewhere = machine.run(&["server", "start", "--port", "1"]);
+    assert_eq!(elsewhere.code, 1);
+    assert!(
+        elsewhere
+            .err
+            .contains("next: move it: toygres server restart --port 1\n"),
+        "{elsewhere:?}"
+    );
     assert_eq!(
         json(&machine.good(&["server", "status", "-o", "json"]))["pid"],
         started["pid"]
@@ -177,6 +185,64 @@ fn a_port_in_use() {
         ran.err
     );
     assert_eq!(machine.run(&["server", "status"]).code, 1);
+}
+
+#[test]
+fn one_with_tls_that_listens_everywhere() {
+    let machine = Machine::new();
+    let made =
+        rcgen::generate_simple_self_signed(["db.example.org".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    machine.write("cert.pem", &made.cert.pem());
+    machine.write("key.pem", &made.signing_key.serialize_pem());
+    let path = |name: &str| machine.home.path().join(name);
+    let run = |arguments: &[&str]| -> Ran {
+        let mut command = toygres(machine.home.path());
+        command
+            .env("TOYGRES_LISTEN", format!("0.0.0.0:{}", machine.port))
+            .env("TOYGRES_TLS_CERTIFICATE_FILE", path("cert.pem"))
+            .env("TOYGRES_TLS_KEY_FILE", path("key.pem"));
+        command.args(arguments).output().unwrap().into()
+    };
+    let refused = run(&["server", "start"]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .err
+            .contains("make the first one: toygres server bootstrap-token"),
+        "{refused:?}"
+    );
+
+    let token = run(&["server", "bootstrap-token"]).out;
+    let started = run(&["server", "start", "-o", "json"]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let url = format!("https://127.0.0.1:{}", machine.port);
+    assert_eq!(json(&started)["url"], url);
+    assert_eq!(json(&started)["ready"], true);
+
+    // What others are asked is sent only to one whose certificate is known.
+    let list = |arguments: &[&str]| -> Ran {
+        let mut command = toygres(machine.home.path());
+        command
+            .env("TOYGRES_TOKEN", token.trim())
+            .arg("list")
+            .args(arguments);
+        command.output().unwrap().into()
+    };
+    let unknown = list(&[]);
+    assert_eq!(unknown.code, 3, "{unknown:?}");
+    assert!(unknown.err.contains("--ca-cert FILE"), "{unknown:?}");
+    let known = list(&["--ca-cert", path("cert.pem").to_str().unwrap()]);
+    assert_eq!(known.code, 0, "{known:?}");
+    let in_the_clear = list(&["--api-url", &url.replace("https", "http")]);
+    assert_eq!(in_the_clear.code, 3);
+    assert!(
+        in_the_clear.err.contains("begins with https://"),
+        "{in_the_clear:?}"
+    );
+
+    let restarted = run(&["server", "restart", "-o", "json"]);
+    assert_eq!(json(&restarted)["url"], url);
+    machine.good(&["server", "stop"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The commands on databases.
 
-use super::values::{NameOrId, duration, tag};
-use clap::{Args, ValueEnum};
+use super::values::{NameOrId, duration, operation_id, tag};
+use clap::{ArgGroup, Args, ValueEnum};
 use std::time::Duration;
 use toygres_models::health::HealthStatus;
 use toygres_models::instances::{BULK_LIMIT, InstanceState};
@@ -58,7 +58,13 @@ pub(crate) struct Wait {
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait, such as 90s, 10m or 1h; then exit code 4. The work goes on.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "10m",
+        requires = "wait",
+        value_parser = duration
+    )]
     pub(crate) timeout: Duration,
 }
 
@@ -80,7 +86,7 @@ pub(crate) struct Watch {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only those in this state: creating, running, degraded, updating, deleting or failed.
+    /// Only those in this state: creating, running, degraded, updating, deleting, failed or deleted.
     #[arg(long)]
     pub(crate) state: Option<InstanceState>,
     /// Only those of this health: unknown, healthy or unhealthy.
@@ -102,6 +108,17 @@ pub(crate) struct List {
     pub(crate) watch: Watch,
 }
 
+impl List {
+    /// Whether it is about some databases only.
+    pub(crate) fn is_narrowed(&self) -> bool {
+        self.state.is_some()
+            || self.health.is_some()
+            || self.filter.is_some()
+            || self.tag.is_some()
+            || self.user_name.is_some()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Named {
     /// The database's name or id.
@@ -120,11 +137,17 @@ pub(crate) struct Get {
 }
 
 #[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("change")
+        .args(["tags", "remove_tags", "deletion_protection"])
+        .required(true)
+        .multiple(true)
+))]
 pub(crate) struct Update {
     /// The database's name or id.
     pub(crate) name: NameOrId,
     /// Set this tag; may be given again.
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, required_unless_present_any = ["remove_tags", "deletion_protection"])]
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
     /// Remove this tag; may be given again.
     #[arg(long = "remove-tag", value_name = "KEY")]
@@ -192,9 +215,9 @@ pub(crate) struct InstanceLogs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["name", "follow"]).required(true).multiple(true)))]
 pub(crate) struct Events {
     /// The database's name or id. Can be left out with --follow: then of all databases.
-    #[arg(required_unless_present = "follow")]
     pub(crate) name: Option<NameOrId>,
     /// Go on with what happens from now on. Ends by Ctrl-C.
     #[arg(short, long)]
@@ -204,6 +227,7 @@ pub(crate) struct Events {
 #[derive(Debug, Args)]
 pub(crate) struct Operations {
     /// Show this one.
+    #[arg(value_parser = operation_id)]
     pub(crate) id: Option<OperationId>,
     /// Do it again: a new operation for what failed. Needs an id.
     #[arg(long, requires = "id")]

@@ -1,7 +1,7 @@
 //! Values of arguments, valid once they are parsed.
 
 use std::time::Duration;
-use toygres_models::{InstanceId, InstanceName, Secret};
+use toygres_models::{InstanceId, InstanceName, OperationId, Secret};
 
 /// What names an instance: live ones by name, all by id.
 #[derive(Debug, Clone)]
@@ -38,6 +38,11 @@ pub(super) fn tag(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("must be like team=web".to_owned()),
     }
+}
+
+pub(super) fn operation_id(text: &str) -> Result<OperationId, String> {
+    text.parse()
+        .map_err(|_| "must be an operation's id, as `toygres operations` lists them".to_owned())
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -149,7 +149,7 @@ impl Client {
             .unwrap_or_default();
         match nearest(name.as_str(), known.iter().map(|instance| instance.name.as_str())) {
             Some(meant) => failure.next(format!("did you mean {meant}?")),
-            None => failure.next("toygres list"),
+            None => failure,
         }
     }
 }

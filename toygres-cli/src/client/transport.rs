@@ -65,8 +65,12 @@ pub(crate) fn parse_url(api_url: &str) -> Result<Url> {
 
 impl Client {
     pub(crate) fn new(access: Access, timeout: Duration) -> Result<Self> {
+        Self::build(access, timeout, reqwest::Client::builder())
+    }
+
+    fn build(access: Access, timeout: Duration, http: reqwest::ClientBuilder) -> Result<Self> {
         let base = parse_url(&access.api_url.value)?;
-        let mut http = reqwest::Client::builder()
+        let mut http = http
             .user_agent(concat!("toygres/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
@@ -90,7 +94,8 @@ impl Client {
         })
     }
 
-    /// The server of this machine, asked only what it tells everybody.
+    /// The server of this machine, asked only what it tells everybody. Its certificate is for the name by which others
+    /// know it, which is not asked for here: nothing secret is sent.
     pub(crate) fn local(url: String) -> Result<Self> {
         let access = Access {
             context: None,
@@ -101,7 +106,8 @@ impl Client {
             token: None,
             ca_cert: None,
         };
-        Self::new(access, LOCAL_TIMEOUT)
+        let http = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
+        Self::build(access, LOCAL_TIMEOUT, http)
     }
 
     pub(crate) fn base(&self) -> &str {
@@ -297,13 +303,18 @@ impl Client {
         )
         .why(root_cause(cause))
         .passing();
+        if self.base.scheme() == "http" && !cause.is_connect() {
+            return failure.next("if it wants TLS: an address that begins with https://");
+        }
         if is_loopback(&self.base) && self.base.scheme() == "http" {
             return failure.next("toygres server start");
         }
         let failure =
             failure.next("check the address, and that the server runs there: toygres server config");
         if self.base.scheme() == "https" {
-            return failure.next("if its certificate is your own authority's: --ca-cert FILE");
+            return failure
+                .next("if its certificate is your own authority's: --ca-cert FILE")
+                .next("if it does no TLS: an address that begins with http://");
         }
         failure
     }

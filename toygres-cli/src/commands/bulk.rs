@@ -37,10 +37,13 @@ pub(super) async fn finish(
     if bad == 0 {
         return Ok(());
     }
-    Err(
-        Failure::failed(format!("{bad} of {} are not {done}", results.len()))
-            .next("toygres operations --state failed"),
-    )
+    let failure = Failure::failed(format!("{bad} of {} are not {done}", results.len()));
+    // Of what was refused, all is said above.
+    let has_begun = |result: &&BulkResult| !is_good(result) && result.accepted.is_some();
+    Err(match results.iter().find(has_begun) {
+        Some(_) => failure.next("toygres operations --state failed"),
+        None => failure,
+    })
 }
 
 async fn wait_for_all(results: &mut [BulkResult], args: &Wait, client: &Client) -> Result<()> {
@@ -48,7 +51,10 @@ async fn wait_for_all(results: &mut [BulkResult], args: &Wait, client: &Client) 
     for accepted in results.iter_mut().filter_map(|result| result.accepted.as_mut()) {
         let rest = args.timeout.saturating_sub(begun.elapsed());
         match wait::for_end(&accepted.operation, rest, client).await {
-            Ok(operation) => accepted.operation = operation,
+            Ok(operation) => {
+                accepted.operation = operation;
+                accepted.instance = client.get(&accepted.instance.id.into()).await?;
+            }
             Err(failure) if matches!(failure.exit, Exit::TimedOut | Exit::Interrupted) => {
                 return Err(Failure {
                     next: vec!["toygres operations".to_owned()],

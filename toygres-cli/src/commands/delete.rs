@@ -4,7 +4,7 @@ use super::confirm::Question;
 use super::{bulk, wait};
 use crate::args::{Delete, NameOrId};
 use crate::client::Client;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::printer::Printer;
 
 pub(crate) async fn run(args: Delete, client: &Client, printer: &Printer) -> Result<()> {
@@ -13,7 +13,16 @@ pub(crate) async fn run(args: Delete, client: &Client, printer: &Printer) -> Res
         let results = client.delete_many(&args.names).await?;
         return bulk::finish(results, &args.wait, client, printer, "deleted").await;
     };
-    let accepted = client.delete(name).await?;
+    let accepted = match client.delete(name).await {
+        Err(failure) if failure.code.as_deref() == Some("deletion_protected") => {
+            let switch_off = format!("toygres update {} --deletion-protection off", name.as_str());
+            return Err(Failure {
+                next: vec![switch_off],
+                ..failure
+            });
+        }
+        accepted => accepted?,
+    };
     if !args.wait.wait {
         return printer.operation_begun(&accepted);
     }

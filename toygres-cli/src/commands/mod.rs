@@ -101,7 +101,12 @@ async fn act(command: Command, target: Target, printer: &Printer) -> Result<Exit
 async fn list(args: &List, client: &Client, printer: &Printer) -> Result<()> {
     let printer = if args.wide { &printer.wide() } else { printer };
     if !args.watch.watch {
-        return printer.instances(&client.list(args).await?);
+        let instances = client.list(args).await?;
+        if instances.is_empty() && args.is_narrowed() && !printer.is_document() {
+            printer.note("there are none like that; all there are: toygres list");
+            return Ok(());
+        }
+        return printer.instances(&instances);
     }
     let mut live = Live::new(printer);
     let fetch = async || client.list(args).await;

@@ -3,10 +3,13 @@
 use crate::args::Watch;
 use crate::failure::{Exit, Failure, Result};
 use crate::printer::note;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether anybody reads.
+const READER_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shows what `fetch` gives: once, or again and again.
 pub(super) async fn watch<T>(
@@ -62,5 +65,21 @@ async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T
     tokio::select! {
         done = work => done,
         _ = tokio::signal::ctrl_c() => Err(Failure::quiet(Exit::Interrupted)),
+        () = reader_gone() => Err(Failure::quiet(Exit::BrokenPipe)),
+    }
+}
+
+/// Returns when nobody reads standard output any more, which a write would tell only when there is something to write:
+/// `toygres logs shop -f | head -1`.
+async fn reader_gone() {
+    let stdout = std::io::stdout();
+    loop {
+        tokio::time::sleep(READER_PAUSE).await;
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        if poll(&mut watched, Some(&Timespec::default()))
+            .is_ok_and(|_| watched[0].revents().contains(PollFlags::ERR))
+        {
+            return;
+        }
     }
 }

@@ -28,6 +28,10 @@ impl Printer {
     /// Rows under headings, each column as wide as its widest cell. Empty cells show a dash, so that a row can be
     /// split at white space.
     pub(super) fn table(&self, headings: &[&str], rows: Vec<Vec<Cell>>) -> Result<()> {
+        if rows.is_empty() {
+            self.note("there are none");
+            return Ok(());
+        }
         let headings = headings.iter().map(|h| Cell::from(*h)).collect();
         let mut rows: Vec<Vec<Cell>> = std::iter::once(headings).chain(rows).collect();
         for cell in rows.iter_mut().flatten().filter(|cell| cell.0.is_empty()) {

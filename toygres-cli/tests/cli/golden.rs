@@ -89,11 +89,14 @@ fn golden_instances() {
         "toygres create demo
          toygres create demo -o json
          toygres create demo --wait
+         toygres create demo --timeout 5m
          toygres create test --count 2
          toygres create test --count 2 --wait
+         toygres create test --count 1 --wait -o yaml
          toygres list
          toygres list -o wide
          toygres list --filter none* --tag team=web --user-name web -o yaml
+         toygres list --filter none*
          toygres get demo
          toygres get demo --show-health
          toygres get demo -o yaml
@@ -124,6 +127,7 @@ fn golden_operations() {
          toygres operations 01890a5d-ac96-774b-bcce-b302099a8057 -o json
          toygres operations 01890a5d-ac96-774b-bcce-b302099a8057 --retry
          toygres operations 01890a5d-0000-774b-bcce-b302099a8057
+         toygres operations demo
          toygres operations --retry",
     );
 }

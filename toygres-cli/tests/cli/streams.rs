@@ -327,3 +327,25 @@ fn a_reader_of_a_stream_that_goes_away_is_no_error() {
     let ran: Ran = follow.wait_with_output().unwrap().into();
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
+
+#[test]
+fn what_follows_a_silent_log_ends_when_nobody_reads_it() {
+    let (silent, receiver) = std::sync::mpsc::channel();
+    let mut receiver = Some(receiver);
+    silent.send("a line\n".into()).unwrap();
+    let api = Api::start(move |_| Reply::Stream("text/plain", receiver.take().unwrap()));
+    let mut follow = Running::start(&api.url, &["logs", "demo", "-f"]);
+    assert_eq!(follow.line(), "a line");
+    let Running { child, out, .. } = &mut follow;
+    // As `| head -1` does.
+    *out = BufReader::new(
+        Command::new("true")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .stdout
+            .take()
+            .unwrap(),
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

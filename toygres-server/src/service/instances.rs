@@ -203,7 +203,10 @@ impl Service {
                 "not_ready",
                 format!("{} has no address yet: it is {}", instance.name, instance.state),
             )
-            .hint(format!("wait until it runs: toygres get {}", instance.name)));
+            .hint(format!(
+                "wait until it runs: toygres get {} --watch",
+                instance.name
+            )));
         };
         let password = if reveal {
             Some(self.cms.reveal_password(&selector, origin).await?)

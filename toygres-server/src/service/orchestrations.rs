@@ -95,7 +95,7 @@ impl Service {
                 "orchestration_ended",
                 format!("{id} has ended, so nothing can wake it"),
             )
-            .hint("begin it anew with: recreate"));
+            .hint(format!("begin it anew with: toygres server recreate {id}")));
         }
         self.cms
             .record_audit(origin, "raise_event", Some(id), None)

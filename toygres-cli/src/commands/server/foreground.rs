@@ -11,7 +11,7 @@ pub(super) async fn run(args: &Start) -> Result<()> {
     home::prepare(&config.paths)?;
     // Not over the address of a server that runs; that there is one, the server itself says best.
     if home::running(&config.paths)?.is_none() {
-        home::record_url(&config.paths, config.listen)?;
+        home::record_url(&config)?;
     }
     let _log = toygres_telemetry::init(&LogConfig {
         file: Some(config.paths.server_log.clone()),

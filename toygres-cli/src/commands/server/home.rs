@@ -4,10 +4,10 @@ use crate::failure::{Failure, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use toygres_server::config::Paths;
+use toygres_server::config::{Paths, ServerConfig};
 
 /// The server that runs on a home.
 pub(super) struct Running {
@@ -66,10 +66,22 @@ pub(super) fn prepare(paths: &Paths) -> Result<()> {
         .map_err(|cause| unwritable(&paths.home, &cause))
 }
 
-/// Writes down where the server listens.
-pub(super) fn record_url(paths: &Paths, listen: SocketAddr) -> Result<()> {
-    let path = url_file(paths);
-    let written = private_file(&path).and_then(|mut file| writeln!(file, "http://{listen}"));
+/// Where programs of this machine reach the server. One that listens everywhere is reached by loopback.
+pub(super) fn url(config: &ServerConfig) -> String {
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let mut address = config.listen;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("{scheme}://{address}")
+}
+
+/// Writes down where the server is reached.
+pub(super) fn record_url(config: &ServerConfig) -> Result<()> {
+    let path = url_file(&config.paths);
+    let written = private_file(&path).and_then(|mut file| writeln!(file, "{}", url(config)));
     written.map_err(|cause| unwritable(&path, &cause))
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn run(options: &ServerOptions, printer: &Printer) -> Result<()
     let config = ServerConfig::load(super::overrides(options))?;
     let paths = &config.paths;
     if let Some(server) = home::running(paths)? {
-        return already(&server, paths, printer).await;
+        return already(&server, options, paths, printer).await;
     }
     home::prepare(paths)?;
     let mut child = spawn(options, paths)?;
@@ -29,8 +29,7 @@ pub(super) async fn run(options: &ServerOptions, printer: &Printer) -> Result<()
         .and_then(|pid| i32::try_from(pid).ok())
         .unwrap_or_default();
 
-    let url = format!("http://{}", config.listen);
-    let client = Client::local(url.clone())?;
+    let client = Client::local(home::url(&config))?;
     let mut progress = Progress::new("starting the server");
     let look = "toygres server logs";
     let outcome = tokio::select! {
@@ -52,7 +51,7 @@ pub(super) async fn run(options: &ServerOptions, printer: &Printer) -> Result<()
     if let Err(failure) = outcome {
         // Another `server start` may have been quicker.
         return match home::running(paths)? {
-            Some(server) if failure.exit == Exit::Failed => already(&server, paths, printer).await,
+            Some(server) if failure.exit == Exit::Failed => already(&server, options, paths, printer).await,
             _ => Err(failure),
         };
     }
@@ -63,12 +62,22 @@ pub(super) async fn run(options: &ServerOptions, printer: &Printer) -> Result<()
     Ok(())
 }
 
-async fn already(server: &home::Running, paths: &Paths, printer: &Printer) -> Result<()> {
+/// That it runs is what was asked for, unless it is to be on another port.
+async fn already(
+    server: &home::Running,
+    options: &ServerOptions,
+    paths: &Paths,
+    printer: &Printer,
+) -> Result<()> {
     let url = server
         .url
         .as_deref()
         .unwrap_or("an address that is not written down");
-    printer.note(&format!("the server already runs: pid {}, {url}", server.pid));
+    let runs = format!("the server already runs: pid {}, {url}", server.pid);
+    if let Some(port) = options.port.filter(|port| !url.ends_with(&format!(":{port}"))) {
+        return Err(Failure::failed(runs).next(format!("move it: toygres server restart --port {port}")));
+    }
+    printer.note(&runs);
     printer.server(&status::look(paths).await?)
 }
 

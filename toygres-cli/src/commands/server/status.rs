@@ -23,9 +23,12 @@ pub(super) async fn run(printer: &Printer) -> Result<ExitCode> {
 pub(super) async fn look(paths: &Paths) -> Result<ServerStatus> {
     let server = home::running(paths)?;
     let url = server.as_ref().and_then(|server| server.url.clone());
-    let probe = match &url {
-        Some(url) => Client::local(url.clone())?.readiness().await.ok(),
-        None => None,
+    let (probe, error) = match &url {
+        Some(url) => match Client::local(url.clone())?.readiness().await {
+            Ok(probe) => (Some(probe), None),
+            Err(failure) => (None, Some(failure.to_string())),
+        },
+        None => (None, None),
     };
     Ok(ServerStatus {
         running: server.is_some(),
@@ -35,5 +38,6 @@ pub(super) async fn look(paths: &Paths) -> Result<ServerStatus> {
         home: paths.home.display().to_string(),
         log: paths.server_log.display().to_string(),
         probe,
+        error,
     })
 }

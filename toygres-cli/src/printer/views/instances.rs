@@ -89,7 +89,7 @@ impl Printer {
         self.instance(&checked.instance)?;
         match &checked.health_checks {
             Some(checks) => {
-                self.line("")?;
+                self.line("\nlast health checks")?;
                 self.health_checks(checks)
             }
             None => Ok(()),

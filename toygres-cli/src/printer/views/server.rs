@@ -29,6 +29,10 @@ impl Printer {
             ("url", status.url.as_deref().map(Into::into)),
             ("home", Some(status.home.as_str().into())),
             ("log", Some(status.log.as_str().into())),
+            (
+                "error",
+                status.error.as_deref().map(|error| Cell::new(error, Mood::Bad)),
+            ),
         ])?;
         let checks = status.probe.iter().flat_map(|probe| &probe.checks).map(|check| {
             let (word, mood) = if check.ok {
@@ -267,6 +271,8 @@ pub(crate) struct ServerStatus {
     pub(crate) home: String,
     pub(crate) log: String,
     pub(crate) probe: Option<Probe>,
+    /// Why it gives no probe although it runs.
+    pub(crate) error: Option<String>,
 }
 
 /// Settings in effect.
