@@ -212,6 +212,16 @@ fn one_with_tls_that_listens_everywhere() {
         "{refused:?}"
     );
 
+    let mut mistyped = toygres(machine.home.path());
+    mistyped.env("TOYGRES_BOOTSTRAP_TOKEN_FILE", path("none"));
+    let refused: Ran = mistyped
+        .args(["server", "start", "--port", &machine.port])
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(refused.code, 1, "not open to everybody on this machine");
+    assert!(refused.err.contains("[bad_bootstrap_token]"), "{refused:?}");
+
     let token = run(&["server", "bootstrap-token"]).out;
     let started = run(&["server", "start", "-o", "json"]);
     assert_eq!(started.code, 0, "{started:?}");

@@ -8,4 +8,4 @@ mod transport;
 pub(crate) use eventsource_stream::Event;
 use paths::{segment, with_query};
 pub(crate) use stream::{Events, Lines};
-pub(crate) use transport::{Client, parse_url};
+pub(crate) use transport::{Client, is_loopback, parse_url};

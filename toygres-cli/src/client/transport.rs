@@ -281,11 +281,11 @@ impl Client {
         let failure = Failure::from(problem);
         match (status, &self.token) {
             (StatusCode::UNAUTHORIZED, None) => failure
-                .next("give a token: set TOYGRES_TOKEN, or toygres context add NAME --api-url URL --token-stdin")
+                .next("or write it down: toygres context add NAME --api-url URL --token-stdin")
                 .next("the first one, on the server's own machine: toygres server bootstrap-token"),
-            (StatusCode::UNAUTHORIZED, Some(_)) => failure
-                .next("where the token comes from: toygres server config")
-                .next("a new one: toygres token create, by somebody whose token has the scope admin"),
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                failure.next("where the token comes from: toygres server config")
+            }
             (StatusCode::FORBIDDEN, Some(_)) if failure.next.is_empty() => {
                 failure.next("use a token that allows it: toygres token list")
             }
@@ -374,7 +374,8 @@ fn lost(cause: &reqwest::Error) -> bool {
     !cause.is_connect() && !cause.is_timeout() && !cause.is_builder()
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Whether what is sent there stays on this machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost"
         || host

@@ -1,7 +1,7 @@
 //! `toygres context`: the servers that are written down.
 
 use crate::args::{AddContext, Context as Command, Given};
-use crate::client::parse_url;
+use crate::client::{is_loopback, parse_url};
 use crate::config::{ConfigFile, Context};
 use crate::failure::{Exit, Failure, Result};
 use crate::printer::{ContextView, Printer};
@@ -61,7 +61,7 @@ fn add(args: AddContext, given: Given, mut file: ConfigFile, printer: &Printer) 
                 .next(format!("toygres context add {name} --api-url URL")),
         );
     };
-    parse_url(&api_url.value)?;
+    let url = parse_url(&api_url.value)?;
     let absolute = |path: std::path::PathBuf| {
         std::path::absolute(&path)
             .map_err(|cause| Failure::new(Exit::Usage, format!("{} is no path", path.display())).why(cause))
@@ -72,6 +72,12 @@ fn add(args: AddContext, given: Given, mut file: ConfigFile, printer: &Printer) 
         token_file: args.token_file.map(absolute).transpose()?,
         ca_cert: given.ca_cert.map(|file| absolute(file.value)).transpose()?,
     };
+    let has_token = context.token.is_some() || context.token_file.is_some();
+    if has_token && url.scheme() == "http" && !is_loopback(&url) {
+        printer.note(&format!(
+            "whoever is in between can read the token on its way to {url}: better https://"
+        ));
+    }
     file.contexts.insert(name.clone(), context);
     // The first one is what is meant from now on.
     let is_first = file.current_context.is_none();

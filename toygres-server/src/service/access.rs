@@ -2,7 +2,7 @@
 
 use super::Service;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
@@ -11,6 +11,8 @@ use toygres_models::{Error, ErrorKind, OwnerName, Result, TokenId};
 
 /// How long it is taken for granted whether there are tokens. Each request asks.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// Of a token that somebody else has made.
+const SHORTEST_TOKEN: usize = 20;
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]
@@ -62,11 +64,12 @@ impl Access {
 
     /// The hashes of the bootstrap tokens: that of the file, and that of `toygres server bootstrap-token`.
     fn bootstrap_hashes(&self) -> Vec<[u8; 32]> {
-        let read = |path: &PathBuf| std::fs::read_to_string(path).ok();
-        let text = self.bootstrap_token_file.as_ref().and_then(read);
-        let of_file = text.map(|text| text.trim().to_owned());
-        let of_file = of_file.filter(|text| !text.is_empty()).map(|text| hash(&text));
-        let made = read(&self.bootstrap_token_hash).and_then(|text| from_hex(text.trim()));
+        let file = self.bootstrap_token_file.as_ref();
+        let of_file = file
+            .and_then(|path| read_token(path).ok())
+            .map(|text| hash(&text));
+        let made = std::fs::read_to_string(&self.bootstrap_token_hash).ok();
+        let made = made.and_then(|text| from_hex(text.trim()));
         of_file.into_iter().chain(made).collect()
     }
 }
@@ -125,7 +128,8 @@ impl Service {
     /// database is away, what was last known holds.
     pub(crate) async fn takes_tokens(&self) -> Result<bool> {
         let known = self.access.known();
-        if !self.access.is_loopback {
+        // Whoever names a file with a token wants the API closed, also when the file is gone for a while.
+        if !self.access.is_loopback || self.access.bootstrap_token_file.is_some() {
             return Ok(true);
         }
         if let Some((asked, answer)) = known
@@ -152,8 +156,12 @@ impl Service {
         Ok(!self.access.bootstrap_hashes().is_empty() || self.cms.has_tokens().await?)
     }
 
-    /// Refuses to serve beyond this machine when nobody could say who it is.
+    /// Refuses to serve with a bootstrap token that does not guard, and beyond this machine when nobody could say who
+    /// it is.
     pub(crate) async fn check_reachable(&self) -> Result<()> {
+        if let Some(path) = &self.access.bootstrap_token_file {
+            read_token(path)?;
+        }
         if self.access.is_loopback || self.has_tokens().await? {
             return Ok(());
         }
@@ -164,6 +172,24 @@ impl Service {
         )
         .hint("make the first one: toygres server bootstrap-token; or set TOYGRES_BOOTSTRAP_TOKEN_FILE"))
     }
+}
+
+/// The token in the file of `TOYGRES_BOOTSTRAP_TOKEN_FILE`.
+fn read_token(path: &Path) -> Result<String> {
+    let unusable = |why: &str| {
+        let message = format!("TOYGRES_BOOTSTRAP_TOKEN_FILE {} {why}", path.display());
+        Error::new(ErrorKind::Config, "bad_bootstrap_token", message)
+            .hint("put a token into it: openssl rand -base64 32; or leave it out, and: toygres server bootstrap-token")
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| unusable(&format!("can't be read: {}", cause.kind())).source(cause))?;
+    let text = text.trim();
+    if text.len() < SHORTEST_TOKEN {
+        return Err(unusable(&format!(
+            "holds less than {SHORTEST_TOKEN} characters, which can be guessed"
+        )));
+    }
+    Ok(text.to_owned())
 }
 
 fn hash(text: &str) -> [u8; 32] {
@@ -184,6 +210,23 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_from_a_file_can_not_be_guessed() {
+        let home = toygres_testing::TestHome::new();
+        let file = home.path().join("token");
+        assert_eq!(read_token(&file).unwrap_err().code(), "bad_bootstrap_token");
+        let good = "t".repeat(SHORTEST_TOKEN);
+        let access = Access::new(true, Some(file.clone()), home.path().join("none"));
+        for bad in ["", "\n", &good[1..]] {
+            std::fs::write(&file, bad).unwrap();
+            assert_eq!(read_token(&file).unwrap_err().code(), "bad_bootstrap_token");
+            assert!(access.bootstrap_hashes().is_empty());
+        }
+        std::fs::write(&file, format!("{good}\n")).unwrap();
+        assert_eq!(read_token(&file).unwrap(), good);
+        assert_eq!(access.bootstrap_hashes(), [hash(&good)]);
+    }
 
     #[test]
     fn a_hash_is_64_hexadecimal_digits() {

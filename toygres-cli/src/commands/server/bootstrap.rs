@@ -54,7 +54,7 @@ pub(super) fn run(args: &BootstrapToken, printer: &Printer) -> Result<()> {
     }
     printer.line(&token)?;
     printer.note("this token may do everything and is shown this once; it holds from the server's next start at the latest");
-    printer.note("use it to make others: TOYGRES_TOKEN=... toygres token create NAME --scope write");
+    printer.note("use it to make others: TOYGRES_TOKEN=... toygres token create NAME --scope admin");
     printer.note("then take it away: toygres server bootstrap-token --remove");
     Ok(())
 }

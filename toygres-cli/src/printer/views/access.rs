@@ -17,7 +17,7 @@ impl Printer {
             return Ok(());
         }
         if tokens.is_empty() {
-            self.note("there are none; make one with: toygres token create NAME --scope read");
+            self.note("there are none; make one with: toygres token create NAME --scope admin");
             return Ok(());
         }
         let mut headings = vec!["NAME", "SCOPE", "OWNER", "STATE", "LAST USED", "EXPIRES"];
