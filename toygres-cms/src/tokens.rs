@@ -126,14 +126,27 @@ impl Cms {
         });
     }
 
-    /// Whether there is a token that can be used.
+    /// Whether there is a token that was not revoked. One that has expired counts: that nobody looked must not open
+    /// what somebody has closed.
     ///
     /// # Errors
     /// See the crate.
     pub async fn has_tokens(&self) -> Result<bool> {
+        sqlx::query_scalar("select exists (select from cms.api_tokens where revoked_at is null)")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(database)
+    }
+
+    /// Whether the token still lets somebody in.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn is_token_usable(&self, id: TokenId) -> Result<bool> {
         sqlx::query_scalar(&format!(
-            "select exists (select from cms.api_tokens where {USABLE})"
+            "select exists (select from cms.api_tokens where id = $1 and {USABLE})"
         ))
+        .bind(id.0)
         .fetch_one(&self.pool)
         .await
         .map_err(database)

@@ -409,6 +409,8 @@ impl Actor {
         };
         let id = self.child_id(DeleteInstance::NAME);
         match flow::child::<DeleteInstance>(step, &self.cx, id, input).await {
+            // By an operator: what was begun is still to be removed.
+            Err(failure) if failure.code == "cancelled" => Err(Failure::app(failure.code, failure.message)),
             Err(failure) if failure.kind != ErrorKind::Superseded => Err(failure),
             Ok(()) | Err(_) => Ok(Came::Done),
         }

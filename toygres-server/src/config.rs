@@ -75,7 +75,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "TOYGRES_BOOTSTRAP_TOKEN_FILE",
         "none",
-        "File with a token of the scope `admin`, beside those made by `toygres token create`",
+        "File with a token of the scope `admin`, 20 characters or more, beside those made by `toygres token create`",
     ),
     setting(
         "TOYGRES_CORS_ORIGINS",

@@ -80,12 +80,9 @@ fn add(args: AddContext, given: Given, mut file: ConfigFile, printer: &Printer) 
     }
     file.contexts.insert(name.clone(), context);
     // The first one is what is meant from now on.
-    let is_first = file.current_context.is_none();
-    if is_first {
-        file.current_context = Some(name.clone());
-    }
+    let in_use = *file.current_context.get_or_insert_with(|| name.clone()) == name;
     file.save()?;
-    printer.note(&match is_first {
+    printer.note(&match in_use {
         true => format!("{name} is written down and in use"),
         false => format!("{name} is written down; use it: toygres context use {name}"),
     });

@@ -206,6 +206,7 @@ fn golden_contexts() {
          TOYGRES_API_URL= toygres context add prod
          toygres context add prod --api-url ftp://x
          toygres context add prod --api-url https://db.example.org --token-file {HOME}/token --ca-cert {HOME}/ca.pem
+         toygres context add prod --api-url https://db.example.org --token-file {HOME}/token --ca-cert {HOME}/ca.pem --force
          toygres context add clear --api-url http://db.example.org --token-file {HOME}/token
          toygres context remove clear
          toygres context add test --api-url {API}

@@ -111,7 +111,11 @@ async fn a_token_expires() {
         .execute("update cms.api_tokens set expires_at = now()")
         .await;
     assert!(authenticated(&fixture, &admin.text).await.is_none());
-    assert!(!fixture.cms.has_tokens().await.unwrap());
+    assert!(!fixture.cms.is_token_usable(admin.token.id).await.unwrap());
+    assert!(
+        fixture.cms.has_tokens().await.unwrap(),
+        "what somebody has closed does not open by itself"
+    );
 }
 
 #[tokio::test]

@@ -357,7 +357,8 @@ impl Platform for LocalPlatform {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<String>>> {
         let path = self.home.any_cluster(instance).log();
-        Ok(log::follow(path, options.tail).boxed())
+        // What is there already is read at once.
+        blocking(move || Ok(log::follow(path, options.tail).boxed())).await
     }
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {

@@ -60,6 +60,7 @@ pub(crate) async fn all(
         user_name: who.origin.owner,
     };
     let events = app.follow_events(interest, seen).await?;
+    let events = events.take_until(app.until_refused(who.token));
     Ok(answer(events.map(|event| {
         message("instance_event", event.id.to_string(), &*event)
     })))
@@ -79,6 +80,7 @@ pub(crate) async fn operation(
 ) -> Answer<Response> {
     let seen = last_event_id(&headers)?.map(str::to_owned);
     let told = app.follow_operation(&id, who.origin.owner, seen).await?;
+    let told = told.take_until(app.until_refused(who.token));
     Ok(answer(told.map(|(operation, revision)| {
         message("operation", revision, &operation)
     })))

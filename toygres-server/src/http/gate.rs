@@ -95,7 +95,7 @@ impl Gate {
             Ok(Principal { token: Some(id), .. }) => Client::Token(*id),
             _ => Client::Address(peer),
         };
-        // Also who is refused: guessing is slow.
+        // Also who is refused.
         self.count(&client)?;
         let principal = principal?;
         if principal.is_anonymous() {
@@ -103,6 +103,7 @@ impl Gate {
         }
         let who = Who {
             scope: principal.scope,
+            token: principal.token,
             origin: Origin {
                 actor: principal.actor,
                 trace_id: Some(trace_id()),

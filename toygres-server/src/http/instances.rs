@@ -133,11 +133,11 @@ pub(crate) async fn list(
 pub(crate) async fn create(
     State(app): State<App>,
     who: Who,
-    IdempotencyKey(key): IdempotencyKey,
+    key: IdempotencyKey,
     body: JsonBody<CreateInstanceRequest>,
 ) -> Answer<Response> {
     let accepted = app
-        .create_instance(body.value, key.as_deref(), &body.canonical, &who.origin)
+        .create_instance(body.value, key.of(&who).as_deref(), &body.canonical, &who.origin)
         .await?;
     Ok(answer(accepted))
 }
@@ -152,11 +152,11 @@ pub(crate) async fn create(
 pub(crate) async fn create_bulk(
     State(app): State<App>,
     who: Who,
-    IdempotencyKey(key): IdempotencyKey,
+    key: IdempotencyKey,
     body: JsonBody<BulkCreateRequest>,
 ) -> Answer<Response> {
     let results = app
-        .create_instances(body.value, key.as_deref(), &body.canonical, &who.origin)
+        .create_instances(body.value, key.of(&who).as_deref(), &body.canonical, &who.origin)
         .await?;
     Ok(bulk_answer(results))
 }
@@ -314,7 +314,8 @@ pub(crate) async fn logs(
                 let _ = &permit;
                 line.map(|line| Bytes::from(format!("{line}\n")))
             });
-            Body::from_stream(lines.take_until(stop.cancelled_owned()))
+            let over = app.until_refused(who.token);
+            Body::from_stream(lines.take_until(stop.cancelled_owned()).take_until(over))
         }
     };
     let headers = [

@@ -3,7 +3,7 @@
 use super::Service;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use toygres_models::tokens::TokenScope;
@@ -13,6 +13,9 @@ use toygres_models::{Error, ErrorKind, OwnerName, Result, TokenId};
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// Of a token that somebody else has made.
 const SHORTEST_TOKEN: usize = 20;
+
+/// How often a stream's token is looked at.
+const TOKEN_PERIOD: Duration = Duration::from_secs(5);
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]
@@ -144,6 +147,26 @@ impl Service {
                 Ok(answer)
             }
             Err(error) => known.map(|(_, answer)| answer).ok_or(error),
+        }
+    }
+
+    /// Ends when the token is revoked or has expired: so long a stream of its may last. Never without a token.
+    pub(crate) fn until_refused(
+        self: &Arc<Self>,
+        token: Option<TokenId>,
+    ) -> impl Future<Output = ()> + use<> {
+        let service = self.clone();
+        async move {
+            let Some(id) = token else {
+                return std::future::pending().await;
+            };
+            loop {
+                tokio::time::sleep(TOKEN_PERIOD).await;
+                // While the database is away, what was last known holds.
+                if matches!(service.cms.is_token_usable(id).await, Ok(false)) {
+                    return;
+                }
+            }
         }
     }
 

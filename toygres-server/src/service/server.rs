@@ -165,14 +165,19 @@ impl Service {
                 format!("{} belongs to an instance by now", drift.object),
             ));
         }
+        let listed = self.platform.list().await?;
+        let Some(found) = listed.iter().find(|listed| listed.instance.id == instance_id) else {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "drift_not_here",
+                format!("{} is not on this machine, or not any more", drift.object),
+            )
+            .hint("ask the server of the machine that it is on; if it is gone, the next sweep says so"));
+        };
         // Written down before it is done: what could not be removed is found again.
         self.cms.resolve_drift(id, origin).await?;
-        let listed = self.platform.list().await?;
-        let found = listed.iter().find(|listed| listed.instance.id == instance_id);
-        if let Some(found) = found {
-            tracing::warn!(object = drift.object, "removing what belongs to no instance");
-            self.platform.remove(&found.instance).await?;
-        }
+        tracing::warn!(object = drift.object, "removing what belongs to no instance");
+        self.platform.remove(&found.instance).await?;
         Ok(drift)
     }
 

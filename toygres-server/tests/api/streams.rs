@@ -1,6 +1,6 @@
 //! Streams: nothing is missed, nothing doubled, nobody waits for the slowest, and all end with the server.
 
-use crate::support::{api, connect, execute, owned, stub};
+use crate::support::{api, connect, execute, owned, stub, token};
 use futures_util::future::join_all;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -318,6 +318,40 @@ async fn there_are_no_more_streams_than_may_be() {
     })
     .await;
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_token() {
+    let mut server = api(&[]).await;
+    server.token = Some(token(&server, "admin", "admin", None).await);
+    let text = token(&server, "reader", "read", None).await;
+    let open = async |token: &str| {
+        let request = server.request_as(Some(token), Method::GET, "/api/events");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        Listener {
+            answer,
+            buffer: String::new(),
+        }
+    };
+    let (mut refused, mut kept) = (open(&text).await, open(server.token.as_deref().unwrap()).await);
+    let (status, _) = server.delete("/api/tokens/reader").await;
+    assert_eq!(status, 200);
+    let end = async { while refused.any().await.is_some() {} };
+    tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the stream of a revoked token ends");
+    server.create("noted", "noted-password").await;
+    write_event(&server, "still told").await;
+    let told = async {
+        loop {
+            let message = kept.any().await.expect("the other stream goes on");
+            if message.data.contains("still told") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told");
 }
 
 #[tokio::test(flavor = "multi_thread")]

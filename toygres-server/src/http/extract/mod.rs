@@ -17,7 +17,7 @@ use toygres_models::instances::{
 use toygres_models::orchestrations::{CancelRequest, RaiseEventRequest};
 use toygres_models::quotas::QuotaLimits;
 use toygres_models::tokens::{CreateTokenRequest, TokenScope};
-use toygres_models::{Error, ErrorKind};
+use toygres_models::{Error, ErrorKind, TokenId};
 
 /// A field of a body: its name, what it must be, whether it must be there.
 type Field = (&'static str, &'static str, bool);
@@ -235,6 +235,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 pub(crate) struct Who {
     pub(crate) origin: Origin,
     pub(crate) scope: TokenScope,
+    pub(crate) token: Option<TokenId>,
 }
 
 impl Who {
@@ -295,7 +296,18 @@ pub(crate) fn entity_tag(instance: &Instance) -> String {
 }
 
 /// The `Idempotency-Key` header.
-pub(crate) struct IdempotencyKey(pub(crate) Option<String>);
+pub(crate) struct IdempotencyKey(Option<String>);
+
+impl IdempotencyKey {
+    /// The key, for this caller alone: the name of a token may be another one's later.
+    pub(crate) fn of(self, who: &Who) -> Option<String> {
+        let key = self.0?;
+        Some(match who.token {
+            Some(id) => format!("{id}/{key}"),
+            None => key,
+        })
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Failed;
