@@ -60,7 +60,7 @@ async fn test(deps: &Deps, scope: &Scope) -> Result<Output> {
         return Err(Error::internal("a live instance has no credentials"));
     };
     let endpoint = match deps.platform.observe(&reference(&provisioning)).await? {
-        Observation::Ready { endpoint, .. } => endpoint,
+        Observation::Ready(serving) => serving.endpoint,
         Observation::NotReady { reason, message } => return Ok(failed(reason.as_str(), message)),
         Observation::Absent => {
             return Ok(failed(

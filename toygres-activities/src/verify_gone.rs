@@ -22,7 +22,7 @@ impl Activity for VerifyGone {
             let provisioning = deps.provisioning(&scope).await?;
             match deps.platform.observe(&reference(&provisioning)).await? {
                 Observation::Absent => Ok(()),
-                Observation::Ready { .. } => Err(still_there("it still takes connections")),
+                Observation::Ready(_) => Err(still_there("it still takes connections")),
                 Observation::NotReady { message, .. } => Err(still_there(&message)),
             }
         })

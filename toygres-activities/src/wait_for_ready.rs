@@ -67,14 +67,11 @@ impl Activity for WaitForReady {
         loop {
             let budget = if slot.is_some() { SLICE } else { Duration::ZERO };
             let found = match deps.platform.wait_ready(&instance, budget).await? {
-                Observation::Ready {
-                    endpoint,
-                    system_identifier,
-                } => {
+                Observation::Ready(serving) => {
                     deps.cms.end_step(scope, Self::NAME, Ok(())).await?;
                     return Ok(Output::Ready {
-                        endpoint,
-                        system_identifier,
+                        endpoint: serving.endpoint,
+                        system_identifier: serving.system_identifier,
                     });
                 }
                 Observation::NotReady { reason, message } => (reason, message),

@@ -108,10 +108,7 @@ pub async fn ready_on(
     instance: &InstanceRef,
 ) -> (Endpoint, Option<u64>) {
     match platform.wait_ready(instance, hooks.patience()).await.unwrap() {
-        Observation::Ready {
-            endpoint,
-            system_identifier,
-        } => (endpoint, system_identifier),
+        Observation::Ready(serving) => (serving.endpoint, serving.system_identifier),
         other => panic!("{} is not ready: {other:?}", instance.object_name()),
     }
 }

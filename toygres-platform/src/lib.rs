@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod local;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use std::time::Duration;
 use toygres_models::instances::Endpoint;
@@ -95,12 +96,21 @@ pub enum Observation {
         message: String,
     },
     /// It takes connections.
-    Ready {
-        /// Where.
-        endpoint: Endpoint,
-        /// The data's own identity, where the platform can read it without a connection.
-        system_identifier: Option<u64>,
-    },
+    Ready(Serving),
+}
+
+/// How an instance that takes connections is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Where the control plane and clients inside the platform's network connect.
+    pub endpoint: Endpoint,
+    /// Where clients outside that network connect, once there is such an address.
+    pub external_endpoint: Option<Endpoint>,
+    /// The data's own identity, where the platform can read it without a connection.
+    pub system_identifier: Option<u64>,
+    /// Since when the server can read its present certificate: one that has not loaded its configuration since then
+    /// still shows an older one. None without TLS.
+    pub certificate_in_place_since: Option<DateTime<Utc>>,
 }
 
 /// Which lines of a log to give.
@@ -144,12 +154,23 @@ pub trait Platform: Send + Sync + 'static {
     /// The versions that can be asked for, highest first.
     fn versions(&self) -> Vec<PostgresVersion>;
 
+    /// The certificate of the authority that signs the certificates of instances, PEM. None: instances take no TLS.
+    fn certificate_authority(&self) -> Option<&str> {
+        None
+    }
+
     /// Makes what is there like the specification: makes what is missing, starts what is stopped, repairs what
     /// differs. Returns as soon as the work is under way; [`wait_ready`](Self::wait_ready) sees it through.
     ///
     /// # Errors
     /// `Config` if it can't ever work on this platform, `StorageLost` as said at [`Storage::MustExist`].
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()>;
+
+    /// What of an instance that should be there differs from what [`ensure`](Self::ensure) would make of it, each in
+    /// words for people (`the service shop-1a2b3c4d-rw is missing`). Costs the platform nothing.
+    async fn differences(&self, _spec: &InstanceSpec) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// What is there now. Changes nothing.
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation>;

@@ -51,7 +51,7 @@ async fn a_password_is_in_no_file_and_on_no_command_line() {
         looks += 1;
         let budget = Duration::from_millis(20);
         let seen = local.platform.wait_ready(&instance, budget).await.unwrap();
-        if matches!(seen, toygres_platform::Observation::Ready { .. }) {
+        if matches!(seen, toygres_platform::Observation::Ready(_)) {
             break;
         }
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use toygres_models::instances::Endpoint;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, InstanceId, PostgresVersion, Result};
-use toygres_platform::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage};
+use toygres_platform::{
+    InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage,
+};
 
 /// What it says of instances that are being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,10 +105,12 @@ impl Platform for StubPlatform {
             host: "127.0.0.1".to_owned(),
             port: self.port,
         };
-        Ok(Observation::Ready {
+        Ok(Observation::Ready(Serving {
             endpoint,
+            external_endpoint: None,
             system_identifier: None,
-        })
+            certificate_in_place_since: None,
+        }))
     }
     async fn wait_ready(&self, instance: &InstanceRef, budget: Duration) -> Result<Observation> {
         let begun = std::time::Instant::now();

@@ -23,7 +23,9 @@ pub use log::tail;
 pub use programs::Programs;
 pub use run_as::RunAs;
 
-use crate::{InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Storage, Unknown};
+use crate::{
+    InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage, Unknown,
+};
 use async_trait::async_trait;
 use fault::reason_of;
 use futures_util::StreamExt;
@@ -210,10 +212,12 @@ impl LocalPlatform {
             && let Some(port) = cluster.running_port()
         {
             let host = ports::HOST.to_owned();
-            return Ok(Observation::Ready {
+            return Ok(Observation::Ready(Serving {
                 endpoint: Endpoint { host, port },
+                external_endpoint: None,
                 system_identifier: cluster.system_identifier(),
-            });
+                certificate_in_place_since: None,
+            }));
         }
         if state == ServerState::Starting && cluster.is_disk_full() {
             let error = cluster::disk_full(&cluster.directory);
