@@ -109,10 +109,12 @@ postgres_programs() {
 
 is_debian() { [[ -r /etc/os-release ]] && grep -qiE '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release && has_command apt-get; }
 
-apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; }
+# Another program may be installing at the same time, and a mirror may fail once.
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"; }
+apt_install() { apt_get install -y --no-install-recommends "$@"; }
 
-# need_packages WHAT...: installs what is missing of cc, pkg-config, openssl, postgres, psql, curl, jq, shellcheck,
-# python3, script; where it can't, says what to install.
+# need_packages WHAT...: installs what is missing of these and of commands that are packages of the same name; where it
+# can't, says what to install.
 need_packages() {
     local what packages=()
     for what in "$@"; do
@@ -122,6 +124,11 @@ need_packages() {
             postgres) postgres_programs >/dev/null || packages+=(postgresql) ;;
             psql) has_command psql || packages+=(postgresql-client) ;;
             script) has_command script || packages+=(bsdutils) ;;
+            sysctl) has_command sysctl || packages+=(procps) ;;
+            ip) has_command ip || packages+=(iproute2) ;;
+            etcd) has_command etcd || packages+=(etcd-server) ;;
+            cni) [[ -x /usr/lib/cni/bridge ]] || packages+=(containernetworking-plugins) ;;
+            golang-1.19) [[ -x /usr/lib/go-1.19/bin/go ]] || packages+=(golang-1.19-go) ;;
             python3) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
             *) has_command "$what" || packages+=("$what") ;;
         esac
@@ -143,7 +150,7 @@ need_packages() {
     local log status=0
     log=$(mktemp)
     # The list of packages is fetched only if what is there does not do.
-    apt_install "${packages[@]}" >"$log" 2>&1 || { apt-get update -q >>"$log" 2>&1 && apt_install "${packages[@]}" >>"$log" 2>&1; } ||
+    apt_install "${packages[@]}" >"$log" 2>&1 || { apt_get update >>"$log" 2>&1 && apt_install "${packages[@]}" >>"$log" 2>&1; } ||
         status=$?
     [[ -z $made_no_cluster ]] || rm -f "$no_cluster"
     if [[ $status -ne 0 ]]; then

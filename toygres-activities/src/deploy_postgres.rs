@@ -1,7 +1,8 @@
 //! Has the platform make what is there like the instance's row: the first time with new storage, later never.
+//! Outside an operation it repairs, and what differed is told as events.
 
 use crate::Deps;
-use crate::deps::specification;
+use crate::deps::{differences, specification};
 use crate::step::in_step;
 use toygres_engine::{Activity, ActivityContext};
 use toygres_models::operations::Reason;
@@ -27,6 +28,11 @@ impl Activity for DeployPostgres {
             } else {
                 Storage::Create
             };
+            let differences = match scope.operation_id {
+                // What is being made differs from what it is to be.
+                Some(_) => Vec::new(),
+                None => differences(deps, &provisioning).await,
+            };
             let ensured = deps
                 .platform
                 .ensure(&specification(&provisioning)?, storage)
@@ -36,7 +42,14 @@ impl Activity for DeployPostgres {
             {
                 alarm(deps, &scope, error).await?;
             }
-            ensured
+            ensured?;
+            if differences.is_empty() {
+                return Ok(());
+            }
+            for difference in deps.cms.record_repaired(&scope, &differences).await? {
+                tracing::info!(instance_id = %scope.instance_id, difference, "made right what differed");
+            }
+            Ok(())
         })
         .await
     }

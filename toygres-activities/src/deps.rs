@@ -80,6 +80,17 @@ pub(crate) fn reference(provisioning: &Provisioning) -> InstanceRef {
     }
 }
 
+/// What differs from what the platform would make of it. Whether that can be told decides nothing: it is asked again
+/// with the next check.
+pub(crate) async fn differences(deps: &Deps, provisioning: &Provisioning) -> Vec<String> {
+    let found = async { deps.platform.differences(&specification(provisioning)?).await };
+    found.await.unwrap_or_else(|error| {
+        let instance_id = provisioning.instance.id;
+        tracing::warn!(%instance_id, code = error.code(), detail = error.detail(), "differences can't be told: {error}");
+        Vec::new()
+    })
+}
+
 /// What the platform is asked to make true.
 pub(crate) fn specification(provisioning: &Provisioning) -> Result<InstanceSpec> {
     let instance = &provisioning.instance;

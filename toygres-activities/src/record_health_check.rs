@@ -24,6 +24,9 @@ pub struct Input {
     pub check: HealthCheck,
     /// Where the platform says it is.
     pub endpoint: Option<Endpoint>,
+    /// Where clients outside the platform's network reach it, if there is such an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_endpoint: Option<Endpoint>,
 }
 
 /// What to do next.
@@ -44,7 +47,12 @@ impl Activity for RecordHealthCheck {
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<Output> {
         let intent = deps
             .cms
-            .record_health_check(&input.scope, &input.check, input.endpoint.as_ref())
+            .record_health_check(
+                &input.scope,
+                &input.check,
+                input.endpoint.as_ref(),
+                input.external_endpoint.as_ref(),
+            )
             .await?;
         let next_check_ms = next_check_ms(&intent, &deps.settings);
         Ok(Output {

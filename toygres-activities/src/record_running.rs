@@ -17,6 +17,9 @@ pub struct Input {
     pub scope: Scope,
     /// Where it takes connections.
     pub endpoint: Endpoint,
+    /// Where clients outside the platform's network reach it, if there is such an address by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_endpoint: Option<Endpoint>,
     /// The data's own identity: from now on nothing else is taken for this instance.
     pub system_identifier: Option<u64>,
     /// Its first health check.
@@ -34,6 +37,7 @@ impl Activity for RecordRunning {
             .record_running(
                 &input.scope,
                 &input.endpoint,
+                input.external_endpoint.as_ref(),
                 input.system_identifier,
                 &input.check,
             )

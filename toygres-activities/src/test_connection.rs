@@ -2,10 +2,12 @@
 
 use crate::Deps;
 use crate::connection::{Probed, probe};
-use crate::deps::reference;
+use crate::deps::{differences, reference};
 use crate::step::in_step;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use toygres_cms::Provisioning;
 use toygres_engine::{Activity, ActivityContext};
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::Endpoint;
@@ -16,6 +18,10 @@ use toygres_platform::Observation;
 /// See the module.
 pub struct TestConnection;
 
+/// A server that has just begun to listen may still say that it starts: it is asked again for so long.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const FIRST_ANSWER_PAUSE: Duration = Duration::from_millis(100);
+
 /// What was found. A failed check is an output, not an error: the activity did its work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Output {
@@ -23,8 +29,14 @@ pub struct Output {
     pub check: HealthCheck,
     /// Where it was tried, if the platform knows an address.
     pub endpoint: Option<Endpoint>,
+    /// Where clients outside the platform's network reach it, if there is such an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_endpoint: Option<Endpoint>,
     /// The identity of the server that answered.
     pub system_identifier: Option<u64>,
+    /// What is to be made right although it answers. Looked for in the periodic check only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
 }
 
 impl Activity for TestConnection {
@@ -35,11 +47,22 @@ impl Activity for TestConnection {
 
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<Output> {
         if scope.operation_id.is_none() {
-            return test(deps, &scope).await;
+            let provisioning = deps.provisioning(&scope).await?;
+            let mut output = test(deps, &provisioning).await?;
+            if output.check.healthy {
+                output.differences = differences(deps, &provisioning).await;
+            }
+            return Ok(output);
         }
         // As a step of an operation an unanswered connection is something to wait for.
         in_step(deps, &scope, Self::NAME, async {
-            let output = test(deps, &scope).await?;
+            let provisioning = deps.provisioning(&scope).await?;
+            let begun = Instant::now();
+            let mut output = test(deps, &provisioning).await?;
+            while !output.check.healthy && begun.elapsed() < FIRST_ANSWER_LIMIT {
+                tokio::time::sleep(FIRST_ANSWER_PAUSE).await;
+                output = test(deps, &provisioning).await?;
+            }
             if output.check.healthy {
                 return Ok(output);
             }
@@ -54,13 +77,12 @@ impl Activity for TestConnection {
     }
 }
 
-async fn test(deps: &Deps, scope: &Scope) -> Result<Output> {
-    let provisioning = deps.provisioning(scope).await?;
+async fn test(deps: &Deps, provisioning: &Provisioning) -> Result<Output> {
     let Some(password) = &provisioning.password else {
         return Err(Error::internal("a live instance has no credentials"));
     };
-    let endpoint = match deps.platform.observe(&reference(&provisioning)).await? {
-        Observation::Ready(serving) => serving.endpoint,
+    let serving = match deps.platform.observe(&reference(provisioning)).await? {
+        Observation::Ready(serving) => serving,
         Observation::NotReady { reason, message } => return Ok(failed(reason.as_str(), message)),
         Observation::Absent => {
             return Ok(failed(
@@ -72,7 +94,13 @@ async fn test(deps: &Deps, scope: &Scope) -> Result<Output> {
     let Probed {
         mut check,
         system_identifier,
-    } = probe(&endpoint, password, deps.settings.health_check_timeout).await;
+    } = probe(
+        &serving,
+        deps.platform.certificate_authority(),
+        password,
+        deps.settings.health_check_timeout,
+    )
+    .await;
     if let (Some(expected), Some(found)) = (provisioning.system_identifier, system_identifier)
         && expected != found
     {
@@ -80,10 +108,16 @@ async fn test(deps: &Deps, scope: &Scope) -> Result<Output> {
         check.error_code = Some(Reason::StorageForeign.as_str().to_owned());
         check.error_message = Some("another server answers at its address".to_owned());
     }
+    if let (false, Some((reason, message))) = (check.healthy, serving.doubt) {
+        check.error_code = Some(reason.as_str().to_owned());
+        check.error_message = Some(message);
+    }
     Ok(Output {
         check,
-        endpoint: Some(endpoint),
+        endpoint: Some(serving.endpoint),
+        external_endpoint: serving.external_endpoint,
         system_identifier,
+        differences: Vec::new(),
     })
 }
 
@@ -99,6 +133,8 @@ fn failed(code: &str, message: String) -> Output {
     Output {
         check,
         endpoint: None,
+        external_endpoint: None,
         system_identifier: None,
+        differences: Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! Which server to talk to, and how to get in: flags over environment over the configuration file.
 
 use crate::args::{Chosen, Given};
+use crate::client::segment;
 use crate::failure::{Exit, Failure, Result};
 use etcetera::base_strategy::{BaseStrategy, Xdg};
 use serde::{Deserialize, Serialize, Serializer};
@@ -126,6 +127,25 @@ pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Keeps what the certificates of this server's databases are checked by, in a file that stays: psql reads it when
+/// this program is gone.
+pub(crate) fn keep_certificate(server: &str, pem: &str) -> Result<PathBuf> {
+    let base = Xdg::new().map_err(|cause| {
+        Failure::failed("there is no place for the certificate")
+            .why(cause)
+            .next("set HOME or XDG_CACHE_HOME")
+    })?;
+    let directory = base.cache_dir().join("toygres");
+    let path = directory.join(format!("{}.pem", segment(server)));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .and_then(|()| write_private(&path, pem))
+        .map_err(|cause| Failure::failed(format!("{} can't be written", path.display())).why(cause))?;
+    Ok(path)
 }
 
 /// A token that others can read is no secret.

@@ -171,6 +171,7 @@ impl Cms {
         &self,
         scope: &Scope,
         endpoint: &Endpoint,
+        external_endpoint: Option<&Endpoint>,
         system_identifier: Option<u64>,
         check: &HealthCheck,
     ) -> Result<()> {
@@ -191,13 +192,16 @@ impl Cms {
                      consecutive_failures = 0, endpoint_host = $2, endpoint_port = $3, \
                      system_identifier = coalesce(system_identifier, $4::text::numeric), \
                      first_ready_at = coalesce(first_ready_at, now()), last_checked_at = $5, \
+                     external_host = $6, external_port = $7, \
                      progressed_at = now(), updated_at = now() where id = $1",
                 )
                 .bind(scope.instance_id.0)
                 .bind(&endpoint.host)
                 .bind(i32::from(endpoint.port))
                 .bind(system_identifier.map(|identifier| identifier.to_string()))
-                .bind(check.checked_at),
+                .bind(check.checked_at)
+                .bind(external_endpoint.map(|endpoint| &endpoint.host))
+                .bind(external_endpoint.map(|endpoint| i32::from(endpoint.port))),
             )
             .await?;
         insert_check(fenced.connection(), scope.instance_id, check).await?;
@@ -240,8 +244,8 @@ impl Cms {
             .execute(
                 sqlx::query(
                     "update cms.instances set state = 'failed', state_reason = $2, health_status = 'unknown', \
-                     endpoint_host = null, endpoint_port = null, progressed_at = now(), updated_at = now() \
-                     where id = $1",
+                     endpoint_host = null, endpoint_port = null, external_host = null, external_port = null, \
+                     progressed_at = now(), updated_at = now() where id = $1",
                 )
                 .bind(scope.instance_id.0)
                 .bind(&error.message),
@@ -293,8 +297,8 @@ impl Cms {
         let id = scope.instance_id.0;
         for statement in [
             "update cms.instances set state = 'deleted', state_reason = null, health_status = 'unknown', \
-             endpoint_host = null, endpoint_port = null, deleted_at = now(), progressed_at = now(), \
-             updated_at = now() where id = $1",
+             endpoint_host = null, endpoint_port = null, external_host = null, external_port = null, \
+             deleted_at = now(), progressed_at = now(), updated_at = now() where id = $1",
             "delete from cms.credentials where instance_id = $1",
             "update cms.operation_steps s set finished_at = now(), \
              state = case o.kind when 'delete' then 'succeeded' else 'failed' end from cms.operations o \

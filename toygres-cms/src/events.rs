@@ -30,6 +30,7 @@ pub(crate) enum EventKind {
     OperationCancelled,
     ActorReplaced,
     Alarm,
+    Repaired,
 }
 
 impl EventKind {
@@ -43,6 +44,7 @@ impl EventKind {
             Self::OperationCancelled => "operation_cancelled",
             Self::ActorReplaced => "actor_replaced",
             Self::Alarm => "alarm",
+            Self::Repaired => "repaired",
         }
     }
 }

@@ -11,7 +11,8 @@ use toygres_models::{InstanceId, Intent, Result, Scope};
 
 impl Cms {
     /// Records a health check, and what follows from it for health and state; gives what is wanted of the instance
-    /// by now. One round trip. The same check recorded twice counts once; one of an instance that has ended does not
+    /// by now. One round trip. `external_endpoint` is what there is beside `endpoint`, and counts only with it: a check
+    /// that has found no address leaves both as they are. The same check recorded twice counts once; one of an instance that has ended does not
     /// count.
     ///
     /// # Errors
@@ -21,8 +22,12 @@ impl Cms {
         scope: &Scope,
         check: &HealthCheck,
         endpoint: Option<&Endpoint>,
+        external_endpoint: Option<&Endpoint>,
     ) -> Result<Intent> {
-        sqlx::query("select * from cms.record_health_check($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+        let query = sqlx::query(
+            "select * from cms.record_health_check($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        );
+        query
             .bind(scope.instance_id.0)
             .bind(scope.incarnation)
             .bind(check.checked_at)
@@ -33,6 +38,8 @@ impl Cms {
             .bind(&check.error_message)
             .bind(endpoint.map(|endpoint| &endpoint.host))
             .bind(endpoint.map(|endpoint| i32::from(endpoint.port)))
+            .bind(external_endpoint.map(|endpoint| &endpoint.host))
+            .bind(external_endpoint.map(|endpoint| i32::from(endpoint.port)))
             .bind(UNHEALTHY_AFTER)
             .try_map(|row| rows::intent(&row))
             .fetch_optional(&self.pool)
@@ -86,6 +93,29 @@ impl Cms {
         }
         fenced.progressed().await?;
         fenced.commit().await
+    }
+
+    /// Records what an instance differed in from what it should be, before it was made so again: each an event, but
+    /// the same one at most once an hour, since something else may go on undoing it. Gives those that are events now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
+    pub async fn record_repaired(&self, scope: &Scope, differences: &[String]) -> Result<Vec<String>> {
+        let mut fenced = self.fence(scope).await?;
+        let query = sqlx::query_scalar(
+            "insert into cms.instance_events (instance_id, operation_id, kind, message) \
+             select $1, $2, $3, difference from unnest($4::text[]) as differences (difference) \
+             where not exists (select from cms.instance_events where instance_id = $1 and kind = $3 \
+                 and message = difference and created_at > now() - interval '1 hour') returning message",
+        );
+        let query = query
+            .bind(scope.instance_id.0)
+            .bind(scope.operation_id.map(|id| id.0))
+            .bind(EventKind::Repaired.as_str())
+            .bind(differences);
+        let said = query.fetch_all(fenced.connection()).await.map_err(database)?;
+        fenced.commit().await?;
+        Ok(said)
     }
 
     /// The instance's last `limit` health checks, newest first.

@@ -9,6 +9,11 @@ use toygres_models::{Error, ErrorKind, Result};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "access", include_str!("../../migrations/0002_access.sql")),
+    (
+        3,
+        "external_endpoint",
+        include_str!("../../migrations/0003_external_endpoint.sql"),
+    ),
 ];
 
 /// Makes the schema `cms` and its tables, or brings them up to this program's version. What was done is noted in

@@ -19,7 +19,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What [`instance`] reads of `cms.instances i`.
 pub(crate) const INSTANCE: &str = "i.id, i.name, i.user_name, i.state, i.health_status, i.state_reason, \
     i.postgres_version, i.storage_size_gb, i.cpu, i.memory_mb, i.internal, i.namespace, i.tags, \
-    i.deletion_protection, i.endpoint_host, i.endpoint_port, i.created_at, i.updated_at, i.deleted_at, i.incarnation";
+    i.deletion_protection, i.endpoint_host, i.endpoint_port, i.external_host, i.external_port, i.created_at, i.updated_at, i.deleted_at, i.incarnation";
 
 /// What [`operation`] reads.
 pub(crate) const OPERATIONS: &str = "select o.id, o.kind, o.state, o.instance_id, i.name as instance_name, \
@@ -89,19 +89,21 @@ pub(crate) fn instance(row: &PgRow) -> sqlx::Result<Instance> {
         namespace: row.try_get("namespace")?,
         tags: row.try_get::<Json<_>, _>("tags")?.0,
         deletion_protection: row.try_get("deletion_protection")?,
-        endpoint: endpoint(row)?,
+        endpoint: endpoint(row, "endpoint_host", "endpoint_port")?,
+        external_endpoint: endpoint(row, "external_host", "external_port")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
         deleted_at: row.try_get("deleted_at")?,
     })
 }
 
-fn endpoint(row: &PgRow) -> sqlx::Result<Option<Endpoint>> {
-    let host: Option<String> = row.try_get("endpoint_host")?;
-    let port: Option<i32> = row.try_get("endpoint_port")?;
-    host.zip(port)
-        .map(|(host, port)| {
-            let port = u16::try_from(port).map_err(|error| undecodable("endpoint_port", error.into()))?;
+fn endpoint(row: &PgRow, host: &str, port: &str) -> sqlx::Result<Option<Endpoint>> {
+    let address: Option<String> = row.try_get(host)?;
+    let number: Option<i32> = row.try_get(port)?;
+    address
+        .zip(number)
+        .map(|(host, number)| {
+            let port = u16::try_from(number).map_err(|error| undecodable(port, error.into()))?;
             Ok(Endpoint { host, port })
         })
         .transpose()

@@ -1,6 +1,6 @@
 //! Instances: what is asked for, what is shown.
 
-pub use crate::connection::{Connection, DATABASE_NAME, Endpoint, ROLE_NAME};
+pub use crate::connection::{CA_FILE, Connection, DATABASE_NAME, Endpoint, ROLE_NAME};
 use crate::error::{Error, FieldError};
 use crate::health::HealthStatus;
 use crate::ids::InstanceId;
@@ -411,7 +411,9 @@ fn check_password(password: &str) -> Result<(), String> {
     }
 }
 
-fn is_cpu_quantity(text: &str) -> bool {
+/// Whether it is a number of CPUs such as `2`, `0.5` or `500m`, as Kubernetes writes them.
+#[must_use]
+pub fn is_cpu_quantity(text: &str) -> bool {
     let (number, milli) = match text.strip_suffix('m') {
         Some(number) => (number, true),
         None => (text, false),
@@ -522,6 +524,9 @@ pub struct Instance {
     pub deletion_protection: bool,
     /// Where it can be reached, once it is known.
     pub endpoint: Option<Endpoint>,
+    /// Where it can be reached from outside the platform's network, while there is such an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_endpoint: Option<Endpoint>,
     /// When it was asked for.
     pub created_at: DateTime<Utc>,
     /// When its row was last changed.

@@ -70,6 +70,18 @@ words! {
         CrashLoop = "crash_loop",
         /// A quota is used up.
         Quota = "quota",
+        /// The Kubernetes namespace does not exist.
+        NamespaceMissing = "namespace_missing",
+        /// The Kubernetes namespace is being deleted.
+        NamespaceTerminating = "namespace_terminating",
+        /// The Kubernetes secret that its server needs is not there.
+        SecretMissing = "secret_missing",
+        /// Its node put it out, for want of memory or disk.
+        Evicted = "evicted",
+        /// Its node does not answer.
+        NodeLost = "node_lost",
+        /// An object of it is to go, but a finalizer holds it.
+        Finalizer = "finalizer",
         /// No room on the file system.
         DiskFull = "disk_full",
         /// Another program listens on its port.

@@ -181,6 +181,7 @@ impl Create {
                 let record = record_running::Input {
                     scope,
                     endpoint,
+                    external_endpoint: tested.external_endpoint,
                     system_identifier: tested.system_identifier.or(system_identifier),
                     check: tested.check,
                 };

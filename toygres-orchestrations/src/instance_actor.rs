@@ -88,6 +88,7 @@ pub(crate) enum Came {
     Due,
     Nothing,
     News,
+    Differs,
     Unhealthy,
 }
 
@@ -107,7 +108,8 @@ impl fmt::Display for Came {
             Self::Failed => "failed",
             Self::Woken => "woken",
             Self::Due => "time is over",
-            Self::Nothing => "healthy",
+            Self::Nothing => "healthy, and all is as it should be",
+            Self::Differs => "healthy, but something of it is not as it should be",
             Self::News => "something else is wanted by now",
             Self::Unhealthy => "unhealthy",
         })
@@ -178,6 +180,7 @@ impl flow::Step for Step {
         Came::Due,
         Came::Nothing,
         Came::News,
+        Came::Differs,
         Came::Unhealthy,
     ];
     const FAILURES: &'static [OnFailure] = &[
@@ -230,7 +233,7 @@ impl flow::Step for Step {
             // A record that wants nothing new is watched further without being read again.
             (Self::Check, Came::Nothing) => To::Step(Self::Decide),
             (Self::Check, Came::News) => To::Step(Self::Load),
-            (Self::Check, Came::Unhealthy) => To::Step(Self::Repair),
+            (Self::Check, Came::Differs | Came::Unhealthy) => To::Step(Self::Repair),
             (Self::Repair, Came::Done) => To::Step(Self::Decide),
             _ => return None,
         })
@@ -429,11 +432,16 @@ impl Actor {
     async fn check(&mut self, step: Step) -> Result<Came, Failure> {
         let (cx, scope, standard) = (&self.cx, self.scope, RetryPolicy::standard());
         let tested = flow::call::<TestConnection>(step, cx, standard, scope).await?;
-        let healthy = tested.check.healthy;
+        let found = match (tested.check.healthy, tested.differences.is_empty()) {
+            (true, true) => Came::Nothing,
+            (true, false) => Came::Differs,
+            (false, _) => Came::Unhealthy,
+        };
         let record = record_health_check::Input {
             scope,
             check: tested.check,
             endpoint: tested.endpoint,
+            external_endpoint: tested.external_endpoint,
         };
         let recorded = flow::call::<RecordHealthCheck>(step, cx, standard, record).await?;
         self.next_check_ms = Some(recorded.next_check_ms);
@@ -441,7 +449,7 @@ impl Actor {
             return Ok(Came::News);
         }
         self.view = None;
-        Ok(if healthy { Came::Nothing } else { Came::Unhealthy })
+        Ok(found)
     }
 
     /// Who works on which operation.

@@ -85,6 +85,12 @@ fn tested(healthy: bool) -> Value {
     json!({"check": {"checked_at": "2026-01-01T00:00:00Z", "healthy": healthy}})
 }
 
+fn differs() -> Value {
+    let mut tested = tested(true);
+    tested["differences"] = json!(["the service is missing"]);
+    tested
+}
+
 fn not_ready(reason: &str) -> Value {
     json!({"is": "not_ready", "reason": reason, "message": "not yet"})
 }
@@ -275,10 +281,19 @@ async fn play(stage: &Stage) -> String {
             .answers::<DeployPostgres>([superseded()])
             .act("an actor that is replaced while it repairs"),
         woken(stage),
+        stage
+            .scene()
+            .answers::<LoadIntent>([Ok(usual(LoadIntent::NAME)), over()])
+            .answers::<TestConnection>([Ok(differs()), Ok(tested(true))])
+            .answers::<RecordHealthCheck>([
+                Ok(checked("running", "running", 50)),
+                Ok(checked("deleted", "deleted", 50)),
+            ])
+            .act("an actor that makes right what differs"),
     );
     let told = [
         told.0, told.1, told.2, told.3, told.4, told.5, told.6, told.7, told.8, told.9, told.10, told.11,
-        told.12, told.13, told.14, told.15,
+        told.12, told.13, told.14, told.15, told.16,
     ];
     told.join("\n")
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod kubernetes;
 pub mod local;
 
 use async_trait::async_trait;
@@ -111,6 +112,8 @@ pub struct Serving {
     /// Since when the server can read its present certificate: one that has not loaded its configuration since then
     /// still shows an older one. None without TLS.
     pub certificate_in_place_since: Option<DateTime<Utc>>,
+    /// What speaks against it all the same: the likely cause should a connection fail.
+    pub doubt: Option<(Reason, String)>,
 }
 
 /// Which lines of a log to give.
@@ -157,6 +160,14 @@ pub trait Platform: Send + Sync + 'static {
     /// The certificate of the authority that signs the certificates of instances, PEM. None: instances take no TLS.
     fn certificate_authority(&self) -> Option<&str> {
         None
+    }
+
+    /// Whether instances may be put there, so that a request is refused before anything is written down.
+    ///
+    /// # Errors
+    /// `Invalid`, of the field `namespace`.
+    fn check_namespace(&self, _namespace: Option<&str>) -> Result<()> {
+        Ok(())
     }
 
     /// Makes what is there like the specification: makes what is missing, starts what is stopped, repairs what

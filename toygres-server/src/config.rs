@@ -1,7 +1,12 @@
 //! Configuration: the one place that reads the environment.
 
+mod kubernetes;
+mod settings;
+
+pub use settings::settings_table;
+
 use axum::http::HeaderValue;
-use std::fmt::Write as _;
+use settings::{SETTINGS, Setting};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -10,151 +15,11 @@ use std::time::Duration;
 use toygres_models::quotas::QuotaLimits;
 use toygres_models::server::{EffectiveSetting, SettingOrigin};
 use toygres_models::{Error, ErrorKind, PostgresVersion, Result, Secret};
+use toygres_platform::kubernetes::KubernetesConfig;
 
 const DEFAULT_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 const DEFAULT_MAX_CONNECTIONS: usize = 4096;
 const DEFAULT_MAX_STREAMS: usize = 2048;
-
-/// A variable of the environment that the server reads.
-pub struct Setting {
-    /// Its name.
-    pub name: &'static str,
-    /// What holds without it.
-    pub default: &'static str,
-    /// What it means.
-    pub meaning: &'static str,
-    /// Whether its value must not be shown.
-    pub secret: bool,
-}
-
-const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
-    Setting {
-        name,
-        default,
-        meaning,
-        secret: false,
-    }
-}
-
-const fn secret_setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
-    Setting {
-        name,
-        default,
-        meaning,
-        secret: true,
-    }
-}
-
-/// Every variable that the server reads. The README's table is made from this list.
-pub const SETTINGS: &[Setting] = &[
-    setting(
-        "TOYGRES_HOME",
-        "`~/.toygres`",
-        "Log and pid file; if set, also keys and PostgreSQL's directories (else, for root, those are in `/var/lib/toygres`)",
-    ),
-    setting(
-        "TOYGRES_LISTEN",
-        "`127.0.0.1:8080`",
-        "Address of the API. Beyond loopback it takes a token and TLS",
-    ),
-    setting(
-        "TOYGRES_TLS_CERTIFICATE_FILE",
-        "none",
-        "Certificate chain of the API, PEM; read again when it changes",
-    ),
-    setting(
-        "TOYGRES_TLS_KEY_FILE",
-        "none",
-        "Private key of the certificate, PEM",
-    ),
-    setting(
-        "TOYGRES_TLS_TERMINATED",
-        "`false`",
-        "`true`: a proxy in front does TLS, so plain HTTP is served beyond loopback",
-    ),
-    setting(
-        "TOYGRES_BOOTSTRAP_TOKEN_FILE",
-        "none",
-        "File with a token of the scope `admin`, 20 characters or more, beside those made by `toygres token create`",
-    ),
-    setting(
-        "TOYGRES_CORS_ORIGINS",
-        "none",
-        "Origins whose web pages may call the API with a token, separated by commas",
-    ),
-    setting(
-        "TOYGRES_RATE_LIMIT_PER_SECOND",
-        "`200`",
-        "Requests of one client (token, else address) a second; twice as many at once",
-    ),
-    setting(
-        "TOYGRES_MAX_CONNECTIONS",
-        "`4096`",
-        "Connections to the API at once",
-    ),
-    setting(
-        "TOYGRES_MAX_STREAMS",
-        "`2048`",
-        "Streams of events and logs at once",
-    ),
-    setting(
-        "TOYGRES_QUOTA_INSTANCES",
-        "none",
-        "Instances an owner may have, if it has no quota of its own",
-    ),
-    setting(
-        "TOYGRES_QUOTA_STORAGE_GB",
-        "none",
-        "Storage an owner may have, in GiB, if it has no quota of its own",
-    ),
-    secret_setting(
-        "DATABASE_URL",
-        "embedded",
-        "Control database; without it an embedded PostgreSQL is run",
-    ),
-    secret_setting(
-        "TOYGRES_MASTER_KEY",
-        "file",
-        "32 bytes in base64 that encrypt credentials; without it the file `master.key`, made at first start",
-    ),
-    setting("TOYGRES_PLATFORM", "`local`", "Where instances run: `local`"),
-    setting(
-        "TOYGRES_MODE",
-        "`all`",
-        "`api`, `worker` or `all`; the first two need `DATABASE_URL`",
-    ),
-    setting(
-        "TOYGRES_POSTGRES_VERSION",
-        "newest there is",
-        "Major version of instances that do not name one",
-    ),
-    setting(
-        "TOYGRES_LOCAL_PORTS",
-        "`20000-29999`",
-        "Loopback ports for local instances",
-    ),
-    setting(
-        "TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS",
-        "`30`",
-        "Time between two health checks of an instance",
-    ),
-    setting(
-        "TOYGRES_HEALTH_CHECK_TIMEOUT_SECONDS",
-        "`5`",
-        "A health check that takes longer has failed",
-    ),
-    setting(
-        "TOYGRES_CREATE_DEADLINE_SECONDS",
-        "`900`",
-        "A create without progress for so long has failed",
-    ),
-    setting(
-        "TOYGRES_SHUTDOWN_GRACE_SECONDS",
-        "`20`",
-        "How long requests and activities may take to end when the server stops",
-    ),
-    setting("RUST_LOG", "`info`", "Which log lines are written"),
-];
 
 /// What the command line says, which wins over the environment.
 #[derive(Debug, Clone, Default)]
@@ -168,10 +33,12 @@ pub struct ConfigOverrides {
 }
 
 /// Where instances run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum PlatformKind {
     /// Processes of this machine.
     Local,
+    /// A Kubernetes cluster.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 /// Which parts of the server this process is.
@@ -380,7 +247,13 @@ impl ServerConfig {
             .as_deref()
         {
             None | Some("local") => PlatformKind::Local,
-            Some(_) => return Err(wrong("TOYGRES_PLATFORM (--platform)", "must be \"local\"")),
+            Some("kubernetes") => PlatformKind::Kubernetes(Box::new(kubernetes::read(variable)?)),
+            Some(_) => {
+                return Err(wrong(
+                    "TOYGRES_PLATFORM (--platform)",
+                    "must be \"local\" or \"kubernetes\"",
+                ));
+            }
         };
         let mode = match overrides.mode.or_else(|| variable("TOYGRES_MODE")).as_deref() {
             None | Some("all") => Mode::All,
@@ -549,22 +422,6 @@ fn ports(variable: &Variables) -> Result<RangeInclusive<u16>> {
     range
         .filter(|range: &RangeInclusive<u16>| *range.start() >= 1024 && !range.is_empty())
         .ok_or_else(|| wrong("TOYGRES_LOCAL_PORTS", "must be like 20000-29999, not below 1024"))
-}
-
-/// The README's table of settings.
-#[must_use]
-pub fn settings_table() -> String {
-    let mut table = String::from("| variable | default | meaning |\n|---|---|---|\n");
-    for Setting {
-        name,
-        default,
-        meaning,
-        ..
-    } in SETTINGS
-    {
-        let _ = writeln!(table, "| `{name}` | {default} | {meaning} |");
-    }
-    table
 }
 
 #[cfg(test)]

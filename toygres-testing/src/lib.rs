@@ -1,18 +1,23 @@
-//! What the tests of every crate share: real PostgreSQL servers that can't outlive the test, and waiters.
+//! What the tests of every crate share: real PostgreSQL servers that can't outlive the test, waiters, and
+//! faults between a client and a Kubernetes API server.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
     reason = "tests may panic and print"
 )]
 
+mod cluster;
 mod home;
 mod postgres;
+#[cfg(feature = "kubernetes")]
+pub mod proxy;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
 mod stub;
 mod wait;
 
+pub use cluster::kubeconfig;
 pub use home::TestHome;
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
 #[cfg(feature = "server")]

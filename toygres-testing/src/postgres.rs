@@ -6,7 +6,7 @@
 
 use sqlx::{Connection, PgConnection};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -56,7 +56,7 @@ pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
 
 const KEEPER: &str = r#"
 start() { "$BIN/postgres" -D "$DIR/data" -p "$PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-    -c fsync=off -c max_connections=300 >>"$DIR/postgres.log" 2>&1 & pid=$!; }
+    -c fsync=off -c max_connections=300 $TLS >>"$DIR/postgres.log" 2>&1 & pid=$!; }
 "$BIN/initdb" -D "$DIR/data" -U postgres --auth=trust --no-sync --no-instructions >"$DIR/initdb.log" 2>&1 || exit 1
 start; echo ok
 while read -r command; do
@@ -70,21 +70,47 @@ done
 kill -QUIT "$pid"; wait "$pid"; rm -rf "$DIR"
 "#;
 
+/// Its working directory is its data.
+const TLS_OPTIONS: &str = "-c ssl=on -c ssl_cert_file=../server.crt -c ssl_key_file=../server.key";
+
+/// Writes the files of `TLS_OPTIONS`, the key for the server's eyes only.
+fn write_certificate(directory: &Path, certificate: &str, key: &str) {
+    for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(directory.join(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        if let Some((user, group)) = unprivileged_user() {
+            std::os::unix::fs::fchown(&file, Some(user), Some(group)).unwrap();
+        }
+    }
+}
+
 /// A PostgreSQL server of a test's own, that can be stopped and started.
 pub struct TestPostgres {
     keeper: Mutex<(Child, Option<ChildStdin>, BufReader<ChildStdout>)>,
+    directory: PathBuf,
     port: u16,
 }
 
 impl TestPostgres {
     /// Makes and starts a server on a free loopback port, and waits until it takes connections.
     pub async fn start() -> Self {
-        let server = tokio::task::spawn_blocking(Self::spawn).await.unwrap();
+        Self::begin(None).await
+    }
+
+    /// The same with TLS, by this certificate and key, both PEM.
+    pub async fn start_with_tls(certificate: &str, key: &str) -> Self {
+        Self::begin(Some((certificate.to_owned(), key.to_owned()))).await
+    }
+
+    async fn begin(tls: Option<(String, String)>) -> Self {
+        let server = tokio::task::spawn_blocking(|| Self::spawn(tls)).await.unwrap();
         server.wait_until_ready().await;
         server
     }
 
-    fn spawn() -> Self {
+    fn spawn(tls: Option<(String, String)>) -> Self {
         let directory = std::env::temp_dir().join(format!("toygres-test-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -101,7 +127,11 @@ impl TestPostgres {
         command
             .env("BIN", server_programs())
             .env("DIR", &directory)
-            .env("PORT", port.to_string());
+            .env("PORT", port.to_string())
+            .env("TLS", if tls.is_some() { TLS_OPTIONS } else { "" });
+        if let Some((certificate, key)) = tls {
+            write_certificate(&directory, &certificate, &key);
+        }
         if let Some((user, group)) = unprivileged_user() {
             chown(&directory, Some(user), Some(group)).unwrap();
             command.uid(user).gid(group);
@@ -115,22 +145,23 @@ impl TestPostgres {
         let stdout = BufReader::new(keeper.stdout.take().unwrap());
         let server = Self {
             keeper: Mutex::new((keeper, stdin, stdout)),
+            directory,
             port,
         };
-        server.read_ok(&directory);
+        server.read_ok();
         server
     }
 
-    fn read_ok(&self, directory: &Path) {
+    fn read_ok(&self) {
         let mut line = String::new();
         self.keeper.lock().unwrap().2.read_line(&mut line).unwrap();
-        let log = || std::fs::read_to_string(directory.join("initdb.log")).unwrap_or_default();
+        let log = || std::fs::read_to_string(self.directory.join("initdb.log")).unwrap_or_default();
         assert_eq!(line.trim(), "ok", "the test server did not start: {}", log());
     }
 
     fn tell(&self, word: &str) {
         writeln!(self.keeper.lock().unwrap().1.as_mut().unwrap(), "{word}").unwrap();
-        self.read_ok(Path::new("/nonexistent"));
+        self.read_ok();
     }
 
     async fn wait_until_ready(&self) {
@@ -155,6 +186,17 @@ impl TestPostgres {
     pub async fn restart(&self) {
         self.tell("start");
         self.wait_until_ready().await;
+    }
+
+    /// Puts another certificate and key in the place of those it has; it shows them once it has loaded its
+    /// configuration again.
+    pub fn replace_certificate(&self, certificate: &str, key: &str) {
+        write_certificate(&self.directory, certificate, key);
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of one of its databases, as superuser.
@@ -198,7 +240,7 @@ impl TestDatabase {
     pub async fn new() -> Self {
         // Never dropped: the keeper ends the server when the process ends.
         static SHARED: OnceLock<TestPostgres> = OnceLock::new();
-        let server = tokio::task::spawn_blocking(|| SHARED.get_or_init(TestPostgres::spawn))
+        let server = tokio::task::spawn_blocking(|| SHARED.get_or_init(|| TestPostgres::spawn(None)))
             .await
             .unwrap();
         server.wait_until_ready().await;

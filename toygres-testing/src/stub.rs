@@ -25,6 +25,8 @@ enum Mood {
 #[derive(Default)]
 struct State {
     instances: HashMap<InstanceId, InstanceRef>,
+    differing: HashMap<InstanceId, String>,
+    external: Option<Endpoint>,
     mood: Mood,
 }
 
@@ -32,6 +34,7 @@ struct State {
 /// same PostgreSQL server, which must let everybody in.
 pub struct StubPlatform {
     port: u16,
+    certificate_authority: Option<String>,
     state: Mutex<State>,
 }
 
@@ -39,9 +42,20 @@ impl StubPlatform {
     /// With the server of this URL behind every instance.
     #[must_use]
     pub fn new(server_url: &str) -> Arc<Self> {
+        Self::build(server_url, None)
+    }
+
+    /// The same with a server that does TLS, by a certificate for `127.0.0.1` that this authority has signed.
+    #[must_use]
+    pub fn with_tls(server_url: &str, certificate_authority: String) -> Arc<Self> {
+        Self::build(server_url, Some(certificate_authority))
+    }
+
+    fn build(server_url: &str, certificate_authority: Option<String>) -> Arc<Self> {
         let authority = server_url.split('/').nth(2).unwrap();
         Arc::new(Self {
             port: authority.rsplit(':').next().unwrap().parse().unwrap(),
+            certificate_authority,
             state: Mutex::default(),
         })
     }
@@ -61,6 +75,24 @@ impl StubPlatform {
         self.state.lock().unwrap().mood = Mood::Ready;
     }
 
+    /// From now on this is different with every instance there is, each until it is made right.
+    pub fn differ(&self, difference: &str) {
+        let state = &mut *self.state.lock().unwrap();
+        let ids = state.instances.keys();
+        state.differing = ids.map(|id| (*id, difference.to_owned())).collect();
+    }
+
+    /// Whether something is different still.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        !self.state.lock().unwrap().differing.is_empty()
+    }
+
+    /// From now on this is the address of every instance for clients outside.
+    pub fn expose(&self, external: Option<Endpoint>) {
+        self.state.lock().unwrap().external = external;
+    }
+
     /// Has something there that no row knows.
     pub fn put(&self, instance: InstanceRef) {
         self.state.lock().unwrap().instances.insert(instance.id, instance);
@@ -78,6 +110,19 @@ impl Platform for StubPlatform {
     fn versions(&self) -> Vec<PostgresVersion> {
         vec!["17".parse().unwrap()]
     }
+    fn certificate_authority(&self) -> Option<&str> {
+        self.certificate_authority.as_deref()
+    }
+    fn check_namespace(&self, namespace: Option<&str>) -> Result<()> {
+        match namespace {
+            Some("forbidden") => Err(Error::invalid_field("namespace", "is not one for instances")),
+            _ => Ok(()),
+        }
+    }
+    async fn differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
+        let state = self.state.lock().unwrap();
+        Ok(state.differing.get(&spec.id).cloned().into_iter().collect())
+    }
     async fn ensure(&self, spec: &InstanceSpec, _: Storage) -> Result<()> {
         let mut state = self.state.lock().unwrap();
         if state.mood == Mood::Refuses {
@@ -88,6 +133,7 @@ impl Platform for StubPlatform {
             ));
         }
         state.instances.insert(spec.id, spec.reference());
+        state.differing.remove(&spec.id);
         Ok(())
     }
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
@@ -107,9 +153,10 @@ impl Platform for StubPlatform {
         };
         Ok(Observation::Ready(Serving {
             endpoint,
-            external_endpoint: None,
+            external_endpoint: state.external.clone(),
             system_identifier: None,
             certificate_in_place_since: None,
+            doubt: None,
         }))
     }
     async fn wait_ready(&self, instance: &InstanceRef, budget: Duration) -> Result<Observation> {

@@ -171,6 +171,9 @@ pub(crate) enum Command {
     /// Show how to connect to a database.
     #[command(after_help = "Example:\n  toygres connect shop --show-password")]
     Connect(Connect),
+    /// Print the certificate of the authority that signs those of databases, where these take TLS.
+    #[command(after_help = "Example:\n  toygres ca >toygres-ca.pem   # psql's sslrootcert")]
+    Ca,
     /// Open psql on a database.
     #[command(after_help = "Example:\n  toygres psql shop\n  toygres psql shop -- -c 'select version()'")]
     Psql(Psql),

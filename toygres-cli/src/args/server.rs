@@ -85,7 +85,7 @@ pub(crate) struct ServerOptions {
     /// Port of the API [default: 8080, or that of TOYGRES_LISTEN].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
-    /// Where databases run [default: local, or TOYGRES_PLATFORM].
+    /// Where databases run: local or kubernetes [default: local, or TOYGRES_PLATFORM].
     #[arg(long)]
     pub(crate) platform: Option<String>,
     /// Which parts this server is: api, worker or all [default: all, or TOYGRES_MODE].

@@ -93,6 +93,14 @@ impl Client {
         self.of_instance(name, Method::GET, path, |r| r).await
     }
 
+    /// What the certificates of instances are checked by, PEM.
+    pub(crate) async fn certificate_authority(&self) -> Result<String> {
+        let answer = self
+            .succeed(Method::GET, "/api/certificate-authority", |r| r)
+            .await?;
+        String::from_utf8(answer.body).map_err(|_| self.foreign("its certificate is no text"))
+    }
+
     /// Everything that happened to it, oldest first.
     pub(crate) async fn events(&self, name: &NameOrId) -> Result<Vec<InstanceEvent>> {
         let path = format!("/api/instances/{}/events", name.as_str());

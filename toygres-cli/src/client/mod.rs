@@ -6,6 +6,7 @@ mod stream;
 mod transport;
 
 pub(crate) use eventsource_stream::Event;
-use paths::{segment, with_query};
+pub(crate) use paths::segment;
+use paths::with_query;
 pub(crate) use stream::{Events, Lines};
 pub(crate) use transport::{Client, is_loopback, parse_url};

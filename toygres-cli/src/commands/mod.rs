@@ -79,6 +79,7 @@ async fn act(command: Command, target: Target, printer: &Printer) -> Result<Exit
                 .await?;
             printer.connection(args.name.as_str(), &connection)?;
         }
+        Command::Ca => printer.certificate(&target.client()?.certificate_authority().await?)?,
         Command::Psql(args) => return psql::run(args, &target.client()?).await,
         Command::Test(args) => return test::run(&args.name, &target.client()?, printer).await,
         Command::Health(args) => {

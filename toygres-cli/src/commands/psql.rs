@@ -2,6 +2,7 @@
 
 use crate::args::Psql;
 use crate::client::Client;
+use crate::config::keep_certificate;
 use crate::failure::{Failure, Result};
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
@@ -11,7 +12,7 @@ use toygres_models::instances::Connection;
 /// Becomes psql, so that its exit code, its signals and its terminal are its own.
 pub(crate) async fn run(args: Psql, client: &Client) -> Result<ExitCode> {
     let connection = client.connection(&args.name, true).await?;
-    let cause = command(&connection).args(args.arguments).exec();
+    let cause = command(&connection, client).await?.args(args.arguments).exec();
     Err(match cause.kind() {
         ErrorKind::NotFound => Failure::failed("psql is not installed, or not in PATH")
             .next("install it; on Debian and Ubuntu: apt-get install postgresql-client")
@@ -23,9 +24,9 @@ pub(crate) async fn run(args: Psql, client: &Client) -> Result<ExitCode> {
     })
 }
 
-/// psql on a database. By environment, not by arguments: those everybody on the machine can see, and the user's own
+/// psql on a database, with the server's certificate checked where it has one. By environment, not by arguments: those everybody on the machine can see, and the user's own
 /// come in between.
-pub(super) fn command(connection: &Connection) -> Command {
+pub(super) async fn command(connection: &Connection, client: &Client) -> Result<Command> {
     let mut psql = Command::new("psql");
     psql.env("PGHOST", &connection.host)
         .env("PGPORT", connection.port.to_string())
@@ -34,5 +35,10 @@ pub(super) fn command(connection: &Connection) -> Command {
     if let Some(password) = &connection.password {
         psql.env("PGPASSWORD", password);
     }
-    psql
+    if let Some(sslmode) = &connection.sslmode {
+        let authority = client.certificate_authority().await?;
+        psql.env("PGSSLMODE", sslmode)
+            .env("PGSSLROOTCERT", keep_certificate(client.base(), &authority)?);
+    }
+    Ok(psql)
 }

@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::printer::{Printer, Tested};
 use std::io::ErrorKind;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use toygres_models::instances::Connection;
 
@@ -17,8 +17,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(name: &NameOrId, client: &Client, printer: &Printer) -> Result<ExitCode> {
     let connection = client.connection(name, true).await?;
+    let psql = psql::command(&connection, client).await?;
     let begun = Instant::now();
-    let (method, found) = match tokio::time::timeout(LIMIT, query(&connection)).await {
+    let (method, found) = match tokio::time::timeout(LIMIT, query(psql)).await {
         Ok(Ok(found)) => ("query", found),
         Ok(Err(cause)) if cause.kind() == ErrorKind::NotFound => {
             printer.note(
@@ -55,9 +56,8 @@ pub(super) async fn run(name: &NameOrId, client: &Client, printer: &Printer) -> 
 }
 
 /// Logs in and asks for the version: that, or what psql says is wrong.
-async fn query(connection: &Connection) -> std::io::Result<Result<Option<String>, String>> {
-    let mut psql = tokio::process::Command::from(psql::command(connection));
-    let output = psql
+async fn query(psql: Command) -> std::io::Result<Result<Option<String>, String>> {
+    let output = tokio::process::Command::from(psql)
         .args(["-XAtqwc", "show server_version"])
         .env("PGCONNECT_TIMEOUT", CONNECT_SECONDS)
         .stdin(Stdio::null())

@@ -105,6 +105,11 @@ fn golden_instances() {
          toygres update demo --tag team=web --remove-tag old --deletion-protection on
          toygres connect demo
          toygres connect demo --show-password -o json
+         toygres list --filter sec* -o wide
+         toygres get secure
+         toygres connect secure
+         toygres ca
+         toygres ca -o json
          toygres health demo
          toygres events demo
          toygres events demo -o yaml

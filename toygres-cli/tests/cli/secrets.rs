@@ -1,9 +1,10 @@
 //! How secrets come into the program and where they go.
 
-use crate::support::canned::{accepted, connection};
+use crate::support::canned::{CERTIFICATE, accepted, certificate, connection, secure_connection};
 use crate::support::{Api, Ran, Reply, Request, run_with, toygres};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 #[test]
 fn a_password_comes_by_standard_input_or_from_a_terminal() {
@@ -71,6 +72,49 @@ PGUSER=postgres
     assert_eq!(
         api.requests()[0].line,
         "GET /api/instances/demo/connection?reveal=true"
+    );
+}
+
+#[test]
+fn psql_checks_the_servers_certificate_by_a_file_that_stays() {
+    let api = Api::start(|request| match request.line.as_str() {
+        "GET /api/certificate-authority" => certificate(),
+        _ => secure_connection(),
+    });
+    let home = tempfile::tempdir().unwrap();
+    let psql = home.path().join("psql");
+    let script = "#!/bin/sh\nenv | grep ^PGSSL | sort; cat \"$PGSSLROOTCERT\"\n";
+    std::fs::write(&psql, script).unwrap();
+    std::fs::set_permissions(&psql, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", home.path().display());
+    let cache = home.path().join("cache");
+    let run = |command: &str| -> Ran {
+        let mut run = toygres(home.path());
+        let run = run
+            .env("TOYGRES_API_URL", &api.url)
+            .env("XDG_CACHE_HOME", &cache)
+            .env("PGSSLMODE", "disable")
+            .env("PATH", &path)
+            .args([command, "secure"]);
+        run.output().unwrap().into()
+    };
+    let server = api.url.replace('/', "%2F");
+    let file = cache.join(format!("toygres/{server}.pem"));
+    let expected = format!(
+        "PGSSLMODE=verify-full\nPGSSLROOTCERT={}\n{CERTIFICATE}",
+        file.display()
+    );
+    for _ in 0..2 {
+        let ran = run("psql");
+        assert_eq!((ran.code, ran.out), (0, expected.clone()), "{}", ran.err);
+    }
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&file), mode(&cache.join("toygres"))), (0o600, 0o700));
+    // What it says is taken for the version.
+    let tested = run("test");
+    assert!(
+        tested.code == 0 && tested.out.contains("PGSSLMODE=verify-full"),
+        "{tested:?}"
     );
 }
 

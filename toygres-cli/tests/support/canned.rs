@@ -57,6 +57,32 @@ pub(crate) fn connection(password: Option<&str>) -> Reply {
     Reply::Json(200, body)
 }
 
+/// One that can be reached from outside, by TLS.
+pub(crate) fn secure_instance() -> Value {
+    let mut instance = instance("secure");
+    instance["endpoint"] = json!({"host": "secure.toygres.svc", "port": 5432});
+    instance["external_endpoint"] = json!({"host": "203.0.113.7", "port": 5432});
+    instance
+}
+
+pub(crate) fn secure_connection() -> Reply {
+    let body = json!({
+        "host": "203.0.113.7", "port": 5432, "user": "postgres", "database": "postgres", "sslmode": "verify-full",
+        "connection_string": "postgresql://postgres@203.0.113.7:5432/postgres?sslmode=verify-full",
+        "internal_connection_string": "postgresql://postgres@secure.toygres.svc:5432/postgres?sslmode=verify-full",
+        "psql": "psql \"host=203.0.113.7 port=5432 user=postgres dbname=postgres sslmode=verify-full \
+                 sslrootcert=toygres-ca.pem\"",
+    });
+    Reply::Json(200, body)
+}
+
+pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+/// What the certificates of databases are checked by.
+pub(crate) fn certificate() -> Reply {
+    Reply::stream("application/x-pem-file", [CERTIFICATE.to_owned()])
+}
+
 pub(crate) fn problem(status: u16, code: &str, detail: &str) -> Reply {
     Reply::Json(
         status,

@@ -1,6 +1,9 @@
 //! A whole API with fixed answers. What goes wrong is decided by names: `missing`, `taken`, `slow` and so on.
 
-use super::canned::{INSTANCE_ID, OPERATION_ID, accepted, connection, instance, operation, problem, step};
+use super::canned::{
+    INSTANCE_ID, OPERATION_ID, accepted, certificate, connection, instance, operation, problem,
+    secure_connection, secure_instance, step,
+};
 use super::{Api, Reply, Request, event};
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -33,6 +36,7 @@ pub(crate) fn start() -> Api {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         match parts.as_slice() {
             ["health"] => Reply::Json(200, json!({"status": "healthy", "version": "9.8.7"})),
+            ["api", "certificate-authority"] => certificate(),
             ["api", "instances", rest @ ..] => instances(method, rest, query, request),
             ["api", "operations", rest @ ..] => operations(method, rest),
             ["api", "events"] => Reply::stream(
@@ -80,6 +84,9 @@ fn instances(method: &str, rest: &[&str], query: &str, request: &Request) -> Rep
     let body = || serde_json::from_str::<Value>(&request.body).unwrap();
     match (method, rest) {
         ("GET", []) if query.contains("name=none") => Reply::Json(200, json!([])),
+        ("GET", []) if query.contains("name=sec") => {
+            Reply::Json(200, json!([secure_instance(), instance("shop")]))
+        }
         ("GET", []) => Reply::Json(200, json!([instance("demo"), instance("shop")])),
         ("POST", []) if body()["name"] == "taken" => {
             problem(409, "name_in_use", "an instance named taken already exists")
@@ -101,6 +108,8 @@ fn instances(method: &str, rest: &[&str], query: &str, request: &Request) -> Rep
         }
         ("DELETE", ["guarded"]) => problem(409, "deletion_protected", "guarded refuses deletion"),
         ("DELETE", [_]) => accepted("delete", None),
+        ("GET", ["secure"]) => Reply::Json(200, secure_instance()),
+        ("GET", ["secure", "connection"]) => secure_connection(),
         ("GET", [_]) => Reply::With(
             200,
             "etag: \"7\"\r\ncontent-type: application/json",

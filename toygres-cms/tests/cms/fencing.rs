@@ -38,7 +38,7 @@ const WRITES: &[(&str, Before, Write)] = &[
     }),
     ("record_running", Before::Creating, |cms, scope| {
         Box::pin(async {
-            cms.record_running(scope, &endpoint(), Some(7), &check(1, true))
+            cms.record_running(scope, &endpoint(), None, Some(7), &check(1, true))
                 .await
         })
     }),
@@ -53,7 +53,14 @@ const WRITES: &[(&str, Before, Write)] = &[
     }),
     ("record_health_check", Before::Running, |cms, scope| {
         Box::pin(async {
-            cms.record_health_check(scope, &check(1, false), Some(&endpoint()))
+            cms.record_health_check(scope, &check(1, false), Some(&endpoint()), None)
+                .await
+                .map(|_| ())
+        })
+    }),
+    ("record_repaired", Before::Running, |cms, scope| {
+        Box::pin(async {
+            cms.record_repaired(scope, &["the service is missing".to_owned()])
                 .await
                 .map(|_| ())
         })

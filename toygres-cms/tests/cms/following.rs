@@ -91,11 +91,11 @@ async fn live(fixture: &Fixture, name: &str) {
     cms.begin_operation(&scope).await.unwrap();
     cms.begin_step(&scope, "deploy-postgres").await.unwrap();
     let endpoint = crate::support::endpoint();
-    cms.record_running(&scope, &endpoint, None, &check(0, true))
+    cms.record_running(&scope, &endpoint, None, None, &check(0, true))
         .await
         .unwrap();
     for n in 1..4 {
-        cms.record_health_check(&scope, &check(n, false), None)
+        cms.record_health_check(&scope, &check(n, false), None, None)
             .await
             .unwrap();
     }
@@ -105,7 +105,7 @@ async fn live(fixture: &Fixture, name: &str) {
     for drift in cms.list_drift().await.unwrap() {
         cms.resolve_drift(drift.id, &origin()).await.unwrap();
     }
-    cms.record_health_check(&scope, &check(5, true), None)
+    cms.record_health_check(&scope, &check(5, true), None, None)
         .await
         .unwrap();
     let patch = PatchInstanceRequest {

@@ -29,7 +29,7 @@ async fn three_failures_degrade_and_one_success_heals() {
     for (n, (healthy, state, health, failures)) in (1..).zip(course) {
         let intent = fixture
             .cms
-            .record_health_check(&watching, &check(n, healthy), None)
+            .record_health_check(&watching, &check(n, healthy), None, None)
             .await
             .unwrap();
         assert_eq!(
@@ -82,7 +82,7 @@ async fn the_row_changes_for_people_only_when_there_is_something_to_see() {
     let before = fixture.instance(fresh.instance.id).await.updated_at;
     fixture
         .cms
-        .record_health_check(&fresh.scope, &check(1, true), Some(&endpoint()))
+        .record_health_check(&fresh.scope, &check(1, true), Some(&endpoint()), None)
         .await
         .unwrap();
     assert_eq!(fixture.instance(fresh.instance.id).await.updated_at, before);
@@ -92,12 +92,106 @@ async fn the_row_changes_for_people_only_when_there_is_something_to_see() {
     };
     fixture
         .cms
-        .record_health_check(&fresh.scope, &check(2, true), Some(&moved))
+        .record_health_check(&fresh.scope, &check(2, true), Some(&moved), None)
         .await
         .unwrap();
     let instance = fixture.instance(fresh.instance.id).await;
     assert!(instance.updated_at > before);
     assert_eq!(instance.endpoint, Some(moved));
+}
+
+#[tokio::test]
+async fn an_address_for_outside_comes_changes_and_goes_with_the_checks() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create_running("demo").await;
+    let outside = |port| {
+        Some(Endpoint {
+            host: "db.example.org".to_owned(),
+            port,
+        })
+    };
+    // The address that the check has found, whether one for outside was with it, and what the row says then.
+    let course = [
+        (None, None, None),
+        (Some(endpoint()), outside(1), outside(1)),
+        (Some(endpoint()), outside(1), outside(1)),
+        // Found no address at all: nothing new is known.
+        (None, None, outside(1)),
+        (Some(endpoint()), outside(2), outside(2)),
+        (Some(endpoint()), None, None),
+    ];
+    for (n, (found, external, expected)) in (1..).zip(course) {
+        let before = fixture.instance(fresh.instance.id).await;
+        fixture
+            .cms
+            .record_health_check(&fresh.scope, &check(n, true), found.as_ref(), external.as_ref())
+            .await
+            .unwrap();
+        let instance = fixture.instance(fresh.instance.id).await;
+        assert_eq!(instance.external_endpoint, expected, "check {n}");
+        assert_eq!(instance.endpoint, Some(endpoint()), "check {n}");
+        let changed = expected != before.external_endpoint;
+        assert_eq!(instance.updated_at > before.updated_at, changed, "check {n}");
+    }
+
+    let there = outside(3);
+    fixture
+        .cms
+        .record_health_check(&fresh.scope, &check(9, true), Some(&endpoint()), there.as_ref())
+        .await
+        .unwrap();
+    fixture.delete(fresh.instance.id).await;
+    assert_eq!(fixture.instance(fresh.instance.id).await.external_endpoint, None);
+}
+
+#[tokio::test]
+async fn a_new_instance_may_have_an_address_for_outside_from_the_start() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create("demo").await;
+    fixture.cms.begin_operation(&fresh.scope).await.unwrap();
+    let outside = Endpoint {
+        host: "db.example.org".to_owned(),
+        port: 1,
+    };
+    fixture
+        .cms
+        .record_running(&fresh.scope, &endpoint(), Some(&outside), None, &check(0, true))
+        .await
+        .unwrap();
+    let instance = fixture.instance(fresh.instance.id).await;
+    assert_eq!(instance.external_endpoint, Some(outside));
+}
+
+#[tokio::test]
+async fn what_is_made_right_again_and_again_is_said_once_an_hour() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create_running("demo").await;
+    let watching = Scope {
+        operation_id: None,
+        ..fresh.scope
+    };
+    let (service, policy) = (
+        "the service is missing".to_owned(),
+        "the policy differs".to_owned(),
+    );
+    let repaired = async |differences: &[String]| {
+        fixture.cms.record_repaired(&watching, differences).await.unwrap();
+        let events = fixture.list_events(Some(fresh.instance.id), Some(0)).await;
+        let repaired = events.into_iter().filter(|event| event.kind == "repaired");
+        repaired.map(|event| event.message).collect::<Vec<_>>()
+    };
+    assert_eq!(repaired(std::slice::from_ref(&service)).await, [service.as_str()]);
+    let both = [service.clone(), policy.clone()];
+    for _ in 0..2 {
+        assert_eq!(repaired(&both).await, both);
+    }
+    fixture
+        .execute("update cms.instance_events set created_at = created_at - interval '61 minutes'")
+        .await;
+    assert_eq!(
+        repaired(std::slice::from_ref(&service)).await,
+        [service.as_str(), policy.as_str(), service.as_str()]
+    );
 }
 
 #[tokio::test]
@@ -107,7 +201,7 @@ async fn health_moves_no_other_state() {
     for n in 0..3 {
         fixture
             .cms
-            .record_health_check(&fresh.scope, &check(n, false), None)
+            .record_health_check(&fresh.scope, &check(n, false), None, None)
             .await
             .unwrap();
     }
@@ -116,7 +210,7 @@ async fn health_moves_no_other_state() {
     let scope = fixture.request_delete(fresh.instance.id).await;
     let intent = fixture
         .cms
-        .record_health_check(&scope, &check(3, true), None)
+        .record_health_check(&scope, &check(3, true), None, None)
         .await
         .unwrap();
     assert_eq!(
@@ -132,7 +226,7 @@ async fn health_moves_no_other_state() {
     let checks = fixture.count("health_checks").await;
     let intent = fixture
         .cms
-        .record_health_check(&scope, &check(4, true), None)
+        .record_health_check(&scope, &check(4, true), None, None)
         .await
         .unwrap();
     assert_eq!((intent.state, intent.operation), (Deleted, None));
@@ -168,13 +262,13 @@ async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
 
     fixture
         .cms
-        .record_health_check(&fresh.scope, &check(1, false), None)
+        .record_health_check(&fresh.scope, &check(1, false), None, None)
         .await
         .unwrap();
     assert_eq!(fixture.instance(instance.id).await.state, Degraded);
     fixture
         .cms
-        .record_health_check(&fresh.scope, &check(2, true), None)
+        .record_health_check(&fresh.scope, &check(2, true), None, None)
         .await
         .unwrap();
     let instance = fixture.instance(instance.id).await;
@@ -200,7 +294,7 @@ async fn checks_at_the_same_time_are_all_counted() {
             tokio::spawn(async move {
                 fixture
                     .cms
-                    .record_health_check(&scope, &check(n, false), None)
+                    .record_health_check(&scope, &check(n, false), None, None)
                     .await
             })
         })
@@ -222,7 +316,7 @@ async fn whoever_sees_that_deletion_is_wanted_sees_the_deletion() {
             for n in 1.. {
                 let intent = checking
                     .cms
-                    .record_health_check(&scope, &check(n, true), None)
+                    .record_health_check(&scope, &check(n, true), None, None)
                     .await
                     .unwrap();
                 if intent.desired_state == DesiredState::Deleted {

@@ -36,7 +36,7 @@ async fn instances_by_what_they_are() {
     for n in 1..=3 {
         fixture
             .cms
-            .record_health_check(&running.scope, &check(n, false), None)
+            .record_health_check(&running.scope, &check(n, false), None, None)
             .await
             .unwrap();
     }

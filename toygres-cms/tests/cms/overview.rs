@@ -198,7 +198,7 @@ async fn how_many_there_are_of_each() {
     for n in 1..4 {
         fixture
             .cms
-            .record_health_check(&two.scope, &check(n, false), None)
+            .record_health_check(&two.scope, &check(n, false), None, None)
             .await
             .unwrap();
     }

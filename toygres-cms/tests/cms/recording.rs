@@ -45,7 +45,7 @@ async fn a_creation_goes_step_by_step_until_it_runs() {
         .unwrap();
     cms.begin_step(scope, "test-connection").await.unwrap();
 
-    cms.record_running(scope, &endpoint(), Some(u64::MAX), &check(0, true))
+    cms.record_running(scope, &endpoint(), None, Some(u64::MAX), &check(0, true))
         .await
         .unwrap();
     let operation = fixture.operation(fresh.operation.id).await;
@@ -110,7 +110,7 @@ async fn the_first_system_identifier_is_kept() {
         .await;
     fixture
         .cms
-        .record_running(&fresh.scope, &endpoint(), Some(1), &check(1, true))
+        .record_running(&fresh.scope, &endpoint(), None, Some(1), &check(1, true))
         .await
         .unwrap();
     let provisioning = fixture.cms.provisioning(&fresh.scope).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_creation_that_failed_keeps_its_cause_and_its_password() {
     assert_eq!(operation.steps[0].state, StepState::Failed);
     let late = fixture
         .cms
-        .record_running(&fresh.scope, &endpoint(), None, &check(0, true))
+        .record_running(&fresh.scope, &endpoint(), None, None, &check(0, true))
         .await;
     assert_error(late, ErrorKind::Superseded, "operation_ended");
     let provisioning = fixture.cms.provisioning(&fresh.scope).await.unwrap();
@@ -168,7 +168,7 @@ async fn a_creation_stops_at_its_next_step_once_deletion_is_wanted() {
         .await;
     assert_error(noted, superseded, "superseded");
     let recorded = cms
-        .record_running(scope, &endpoint(), None, &check(0, true))
+        .record_running(scope, &endpoint(), None, None, &check(0, true))
         .await;
     assert_error(recorded, superseded, "superseded");
     assert_eq!(fixture.everything().await, everything);

@@ -78,7 +78,7 @@ async fn a_creation_goes_on_with_the_same_instance_and_a_new_actor() {
     fixture.cms.begin_operation(&new).await.unwrap();
     fixture
         .cms
-        .record_running(&new, &endpoint(), Some(8), &check(1, true))
+        .record_running(&new, &endpoint(), None, Some(8), &check(1, true))
         .await
         .unwrap();
     assert_eq!(fixture.instance(instance.id).await.state, InstanceState::Running);

@@ -32,7 +32,7 @@ async fn no_table_shows_a_password() {
     let running = fixture.create_running("running").await;
     fixture
         .cms
-        .record_health_check(&running.scope, &check(1, false), Some(&endpoint()))
+        .record_health_check(&running.scope, &check(1, false), Some(&endpoint()), None)
         .await
         .unwrap();
     fixture

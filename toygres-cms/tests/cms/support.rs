@@ -178,7 +178,7 @@ impl Fixture {
         let fresh = self.create(name).await;
         self.cms.begin_operation(&fresh.scope).await.unwrap();
         self.cms
-            .record_running(&fresh.scope, &endpoint(), Some(u64::MAX), &check(0, true))
+            .record_running(&fresh.scope, &endpoint(), None, Some(u64::MAX), &check(0, true))
             .await
             .unwrap();
         fresh

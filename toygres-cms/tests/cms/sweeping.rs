@@ -278,7 +278,7 @@ async fn old_rows_go_in_batches_and_young_and_open_ones_stay() {
     let open = fixture.create("open").await;
     fixture
         .cms
-        .record_health_check(&old.scope, &check(1, true), None)
+        .record_health_check(&old.scope, &check(1, true), None, None)
         .await
         .unwrap();
     fixture

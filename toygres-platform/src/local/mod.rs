@@ -217,6 +217,7 @@ impl LocalPlatform {
                 external_endpoint: None,
                 system_identifier: cluster.system_identifier(),
                 certificate_in_place_since: None,
+                doubt: None,
             }));
         }
         if state == ServerState::Starting && cluster.is_disk_full() {

@@ -250,6 +250,18 @@ pub(crate) async fn connection(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(connection)).into_response())
 }
 
+/// Gives the certificate that clients check those of instances by: libpq's `sslrootcert`.
+#[utoipa::path(get, path = "/api/certificate-authority", tag = "instances",
+    responses((status = 200, description = "The certificate, PEM", body = String,
+            content_type = "application/x-pem-file"),
+        (status = 404, description = "Instances take no TLS here", body = toygres_models::problem::Problem,
+            content_type = "application/problem+json")),
+    security(("token" = ["read"])))]
+pub(crate) async fn certificate_authority(State(app): State<App>) -> Answer<Response> {
+    let content_type = [(header::CONTENT_TYPE, "application/x-pem-file")];
+    Ok((content_type, app.certificate_authority()?).into_response())
+}
+
 /// Lists what happened to an instance, oldest first.
 #[utoipa::path(get, path = "/api/instances/{name}/events", tag = "instances",
     params(("name" = String, Path, pattern = r"^[^\u0000]*$", description = "Name or id"), EventParams),

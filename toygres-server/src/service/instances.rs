@@ -67,6 +67,7 @@ impl Service {
         origin: &Origin,
     ) -> Result<Accepted> {
         let postgres_version = self.available(new.postgres_version.unwrap_or(self.default_version))?;
+        self.platform.check_namespace(new.namespace.as_deref())?;
         let request_hash = self.cms.request_hash(canonical);
         let created = self
             .cms
@@ -213,7 +214,29 @@ impl Service {
         } else {
             None
         };
-        Ok(Connection::new(endpoint, password.as_ref()))
+        let tls = self.platform.certificate_authority().is_some();
+        Ok(Connection::new(
+            endpoint,
+            instance.external_endpoint.as_ref(),
+            tls,
+            password.as_ref(),
+        ))
+    }
+
+    /// What clients check the certificates of instances by, PEM.
+    pub(crate) fn certificate_authority(&self) -> Result<String> {
+        let authority = self.platform.certificate_authority().map(str::to_owned);
+        authority.ok_or_else(|| {
+            let platform = self.platform.name();
+            Error::new(
+                ErrorKind::NotFound,
+                "no_certificate_authority",
+                format!(
+                    "instances of the platform {platform} take no TLS, so there is no certificate authority"
+                ),
+            )
+            .hint("connect without sslmode: toygres connect NAME")
+        })
     }
 
     /// The events behind the one with the id `after`, or the newest; oldest first.

@@ -349,6 +349,37 @@ async fn one_that_fails_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_the_platform_does_not_allow_is_refused_at_once() {
+    let server = api(&[]).await;
+    let one = json!({ "name": "demo", "namespace": "forbidden" });
+    let many = json!({ "base_name": "demo", "count": 2, "namespace": "forbidden" });
+    let (status, refusal) = server.post("/api/instances", &one).await;
+    assert_eq!(
+        (status.as_u16(), &refusal["code"]),
+        (422, &json!("invalid_fields"))
+    );
+    assert_eq!(refusal["errors"][0]["field"], "namespace");
+    let (_, results) = server.post("/api/instances/bulk", &many).await;
+    for result in results.as_array().unwrap() {
+        assert_eq!(result["status"], 422);
+        assert_eq!(result["problem"]["errors"][0]["field"], "namespace");
+    }
+    let (_, list) = server.get("/api/instances").await;
+    assert_eq!(list, json!([]), "nothing is written down");
+    let allowed = json!({ "name": "demo", "namespace": "team-a" });
+    assert_eq!(server.post("/api/instances", &allowed).await.0, 202);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tls_there_is_no_certificate_authority() {
+    let server = api(&[]).await;
+    let refusal = refused(server.request(Method::GET, "/api/certificate-authority")).await;
+    assert_eq!(refusal, (404, "no_certificate_authority".to_owned()));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_belongs_to_who_sends_it() {
     let mut server = api(&[]).await;
     server.token = Some(token(&server, "admin", "admin", None).await);

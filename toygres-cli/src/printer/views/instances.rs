@@ -9,7 +9,9 @@ use chrono::Utc;
 use serde::Serialize;
 use toygres_models::events::InstanceEvent;
 use toygres_models::health::{HealthCheck, HealthStatus};
-use toygres_models::instances::{BulkResult, Connection, Instance, InstanceAccepted, InstanceState};
+use toygres_models::instances::{
+    BulkResult, CA_FILE, Connection, Endpoint, Instance, InstanceAccepted, InstanceState,
+};
 use toygres_models::operations::Operation;
 
 impl Printer {
@@ -22,6 +24,13 @@ impl Printer {
             return Ok(());
         }
         let mut headings = vec!["NAME", "STATE", "HEALTH", "VERSION", "ENDPOINT", "AGE"];
+        let any_outside = instances
+            .iter()
+            .any(|instance| instance.external_endpoint.is_some());
+        let with_outside = self.is_wide() && any_outside;
+        if with_outside {
+            headings.push("EXTERNAL");
+        }
         if self.is_wide() {
             headings.extend(["OWNER", "STORAGE", "PROTECTED", "ID", "TAGS", "REASON"]);
         }
@@ -31,9 +40,12 @@ impl Printer {
                 state(instance.state),
                 health(instance.health_status),
                 instance.postgres_version.to_string().into(),
-                endpoint(instance).into(),
+                endpoint(instance.endpoint.as_ref()).into(),
                 span(Utc::now() - instance.created_at).into(),
             ];
+            if with_outside {
+                row.push(endpoint(instance.external_endpoint.as_ref()).into());
+            }
             if self.is_wide() {
                 row.extend([
                     instance.user_name.as_str().into(),
@@ -61,7 +73,14 @@ impl Printer {
             ("reason", instance.state_reason.clone().map(Into::into)),
             ("health", Some(health(instance.health_status))),
             ("version", Some(instance.postgres_version.to_string().into())),
-            ("endpoint", Some(endpoint(instance).into())),
+            ("endpoint", Some(endpoint(instance.endpoint.as_ref()).into())),
+            (
+                "external endpoint",
+                instance
+                    .external_endpoint
+                    .as_ref()
+                    .map(|outside| endpoint(Some(outside)).into()),
+            ),
             (
                 "storage",
                 Some(format!("{} GiB", instance.storage_size_gb).into()),
@@ -106,10 +125,29 @@ impl Printer {
                 "connection string",
                 Some(connection.connection_string.as_str().into()),
             ),
+            (
+                "inside the cluster",
+                connection.internal_connection_string.as_deref().map(Into::into),
+            ),
             ("psql", Some(connection.psql.as_str().into())),
+            (
+                "sslrootcert",
+                connection
+                    .sslmode
+                    .as_ref()
+                    .map(|_| format!("toygres ca >{CA_FILE}").into()),
+            ),
             ("password", connection.password.as_deref().map(Into::into)),
             ("session", Some(format!("toygres psql {name}").into())),
         ])
+    }
+
+    /// What the certificates of databases are checked by.
+    pub(crate) fn certificate(&self, pem: &str) -> Result<()> {
+        if self.document(pem)? {
+            return Ok(());
+        }
+        pem.lines().try_for_each(|line| self.line(&clean(line)))
     }
 
     /// What was asked for, when nobody waits for it.
@@ -346,10 +384,8 @@ fn health(health: HealthStatus) -> Cell {
     Cell::new(health, mood)
 }
 
-fn endpoint(instance: &Instance) -> String {
-    instance
-        .endpoint
-        .as_ref()
+fn endpoint(endpoint: Option<&Endpoint>) -> String {
+    endpoint
         .map(|e| format!("{}:{}", e.host, e.port))
         .unwrap_or_default()
 }

@@ -46,6 +46,12 @@ pub(super) fn add(operation: &mut Described) {
             content.example = match (media_type.as_str(), status.parse::<u16>()) {
                 ("text/plain", _) => Some(json!("LOG:  database system is ready to accept connections\n")),
                 ("text/event-stream", _) => Some(json!(stream(&schema_name(content).unwrap_or_default()))),
+                ("application/x-pem-file", _) => Some(json!(
+                    "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n"
+                )),
+                ("application/problem+json", Ok(404)) => {
+                    Some(problem(404, &response.description, "no_certificate_authority"))
+                }
                 ("application/problem+json", Ok(412)) => {
                     Some(problem(412, &response.description, "changed_meanwhile"))
                 }
@@ -135,7 +141,7 @@ fn one(name: &str) -> Option<Value> {
             accepted: Some(accepted()),
             problem: None,
         }),
-        "Connection" => json!(Connection::new(&endpoint(), None)),
+        "Connection" => json!(Connection::new(&endpoint(), None, false, None)),
         "InstanceEvent" => json!(event()),
         "HealthCheck" => json!(HealthCheck {
             checked_at: at,
@@ -321,6 +327,7 @@ fn instance() -> Instance {
         tags: [("team".to_owned(), "web".to_owned())].into(),
         deletion_protection: false,
         endpoint: Some(endpoint()),
+        external_endpoint: None,
         created_at: time(),
         updated_at: time(),
         deleted_at: None,

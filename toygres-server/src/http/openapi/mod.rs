@@ -48,6 +48,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(instances::delete_bulk))
         .routes(routes!(instances::get, instances::update, instances::delete))
         .routes(routes!(instances::connection))
+        .routes(routes!(instances::certificate_authority))
         .routes(routes!(instances::events))
         .routes(routes!(instances::health))
         .routes(routes!(instances::logs))

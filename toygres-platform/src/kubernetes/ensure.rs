@@ -1,0 +1,301 @@
+//! Makes what is there like the specification.
+
+use super::KubernetesPlatform;
+use super::access::call;
+use super::certificates::ServerCertificate;
+use super::difference::difference;
+use super::manifests::{
+    self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service,
+    is_marked_as_holding_data, network_policy, stateful_set,
+};
+use crate::{InstanceSpec, Storage};
+use chrono::Utc;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+use toygres_models::operations::Reason;
+use toygres_models::{Error, ErrorKind, Result};
+
+/// How long the watches may take to see what was applied. Nothing is lost if they take longer.
+const SEEN_LIMIT: Duration = Duration::from_secs(2);
+
+impl KubernetesPlatform {
+    pub(super) async fn apply_all(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
+        let wanted = self.wanted(spec)?;
+        let claim = self.ensure_claim(&wanted, storage).await?;
+        let (service, governing, policy) = futures_util::future::try_join3(
+            self.apply(&wanted, clients_service(&wanted)),
+            self.apply(&wanted, governing_service(&wanted)),
+            self.apply(&wanted, network_policy(&wanted)),
+        )
+        .await?;
+        let secret = self.ensure_secret(&wanted, &service, storage).await?;
+        let stateful_set = self.apply(&wanted, stateful_set(&wanted)).await?;
+        self.replace_stuck_pod(&wanted, &stateful_set).await?;
+        // So that whoever looks next sees what was applied.
+        let applied = [
+            claim.metadata,
+            service.metadata,
+            governing.metadata,
+            policy.metadata,
+            secret.metadata,
+            stateful_set.metadata,
+        ];
+        self.cache
+            .wait_until(wanted.namespace, &spec.reference(), SEEN_LIMIT, |seen| {
+                seen.has_all(&applied)
+            })
+            .await;
+        Ok(())
+    }
+
+    /// What of an instance that was ready once differs from what would be applied.
+    pub(super) fn all_differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
+        fn of<K: Resource + Serialize>(
+            differences: &mut Vec<String>,
+            kind: &str,
+            wanted: &K,
+            seen: Option<&Arc<K>>,
+        ) {
+            let name = wanted.meta().name.clone().unwrap_or_default();
+            let Some(seen) = seen else {
+                differences.push(format!("the {kind} {name} is missing"));
+                return;
+            };
+            if let (Ok(wanted), Ok(seen)) = (serde_json::to_value(wanted), serde_json::to_value(&**seen))
+                && let Some(field) = difference(&wanted, &seen)
+            {
+                differences.push(format!("{field} of the {kind} {name} was changed"));
+            }
+        }
+        let wanted = self.wanted(spec)?;
+        let seen = self.cache.look(wanted.namespace, &spec.reference());
+        let mut all = Vec::new();
+        of(
+            &mut all,
+            "stateful set",
+            &stateful_set(&wanted),
+            seen.stateful_set.as_ref(),
+        );
+        of(
+            &mut all,
+            "service",
+            &clients_service(&wanted),
+            seen.clients_service.as_ref(),
+        );
+        of(
+            &mut all,
+            "service",
+            &governing_service(&wanted),
+            seen.governing_service.as_ref(),
+        );
+        of(
+            &mut all,
+            "network policy",
+            &network_policy(&wanted),
+            seen.policy.as_ref(),
+        );
+        let name = spec.reference().object_name();
+        match &seen.claim {
+            None => all.push(format!("the volume claim {name} is missing")),
+            Some(claim) if claim.metadata.deletion_timestamp.is_some() => {
+                all.push(format!("the volume claim {name} is to be deleted"));
+            }
+            Some(_) => {}
+        }
+        match (&seen.secret, &seen.clients_service) {
+            (None, _) => all.push(format!("the secret {name} is missing")),
+            (Some(secret), _) if !is_marked_as_holding_data(&secret.metadata) => {
+                all.push(format!(
+                    "the secret {name} does not say that the volume holds data"
+                ));
+            }
+            (Some(secret), Some(service)) => {
+                let names = self.server_names(&wanted, service);
+                if let Some(why) = self.authority.is_outdated(&secret.metadata, &names, Utc::now()) {
+                    all.push(why.to_owned());
+                }
+            }
+            (Some(_), None) => {}
+        }
+        Ok(all)
+    }
+
+    /// The claim, which is made only as long as it never held anything.
+    async fn ensure_claim(&self, wanted: &Wanted<'_>, storage: Storage) -> Result<PersistentVolumeClaim> {
+        let claim = claim(wanted);
+        let name = claim.name_any();
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let there = call(&format!("read the volume claim {name}"), claims.get_opt(&name)).await?;
+        let Some(there) = there else {
+            return match storage {
+                Storage::Create => self.apply(wanted, claim).await,
+                Storage::MustExist { .. } => Err(lost(
+                    Reason::StorageMissing,
+                    format!("its volume claim {name} is not there"),
+                )),
+            };
+        };
+        let owner = there.labels().get(INSTANCE_ID);
+        if owner.is_some_and(|owner| *owner != wanted.spec.id.to_string()) {
+            return Err(lost(
+                Reason::StorageForeign,
+                format!("the volume claim {name} belongs to another instance"),
+            ));
+        }
+        let phase = there.status.as_ref().and_then(|status| status.phase.as_deref());
+        match storage {
+            Storage::Create if there.metadata.deletion_timestamp.is_some() => Err(Error::new(
+                ErrorKind::Unavailable,
+                Reason::Finalizer.as_str(),
+                format!("the volume claim {name} is being deleted, and has to be gone first"),
+            )),
+            Storage::Create => self.apply(wanted, claim).await,
+            Storage::MustExist { .. } if there.metadata.deletion_timestamp.is_some() => Err(lost(
+                Reason::StorageMissing,
+                format!("its volume claim {name} is being deleted: its data goes when its pod ends"),
+            )),
+            Storage::MustExist { .. } if phase == Some("Lost") => Err(lost(
+                Reason::StorageMissing,
+                format!("its volume claim {name} has lost its volume"),
+            )),
+            Storage::MustExist { .. } if owner.is_none() => {
+                // Not applied: if it went away just now, that would make an empty one.
+                let labels =
+                    Patch::Merge(json!({"metadata": {"uid": there.uid(), "labels": claim.labels()}}));
+                let parameters = PatchParams::default();
+                let patched = claims.patch(&name, &parameters, &labels);
+                call(&format!("label the volume claim {name}"), patched).await
+            }
+            Storage::MustExist { .. } => Ok(there),
+        }
+    }
+
+    /// The secret, with the certificate that it has as long as that is good.
+    async fn ensure_secret(
+        &self,
+        wanted: &Wanted<'_>,
+        service: &Service,
+        storage: Storage,
+    ) -> Result<Secret> {
+        let name = wanted.spec.reference().object_name();
+        let names = self.server_names(wanted, service);
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let there = call(&format!("read the secret {name}"), secrets.get_opt(&name)).await?;
+        let now = Utc::now();
+        let kept = there.filter(|secret| {
+            self.authority
+                .is_outdated(&secret.metadata, &names, now)
+                .is_none()
+        });
+        let certificate = match kept.as_ref().and_then(stored_certificate) {
+            Some(certificate) => certificate,
+            None => self.authority.issue(&names, now)?,
+        };
+        // Once said, it stays said: an `ensure` that was begun earlier may come late.
+        let held = kept.is_some_and(|secret| is_marked_as_holding_data(&secret.metadata));
+        let contents = Contents {
+            certificate: &certificate,
+            authority: self.authority.certificate(),
+            storage: match storage {
+                Storage::Create if held => Storage::MustExist {
+                    system_identifier: None,
+                },
+                storage => storage,
+            },
+        };
+        self.apply(wanted, manifests::secret(wanted, &contents)).await
+    }
+
+    /// Every name and address of the server that a client may use.
+    fn server_names(&self, wanted: &Wanted<'_>, service: &Service) -> BTreeSet<String> {
+        let name = service.name_any();
+        let namespace = wanted.namespace;
+        let domain = &self.config.cluster_domain;
+        let mut names = BTreeSet::from([
+            format!("{name}.{namespace}"),
+            format!("{name}.{namespace}.svc"),
+            format!("{name}.{namespace}.svc.{domain}"),
+            name,
+        ]);
+        let spec = service.spec.as_ref();
+        let addresses = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        let address = spec.and_then(|spec| spec.cluster_ip.clone());
+        names.extend(
+            addresses
+                .into_iter()
+                .chain(address)
+                .filter(|ip| ip != "None" && !ip.is_empty()),
+        );
+        for ingress in super::load_balancer(service) {
+            names.extend(ingress.ip.iter().chain(&ingress.hostname).cloned());
+        }
+        names
+    }
+
+    /// The stateful set leaves its pod alone. One that does not run, and is not as it should be by now, would stay so.
+    async fn replace_stuck_pod(&self, wanted: &Wanted<'_>, applied: &StatefulSet) -> Result<()> {
+        let seen = self.cache.look(wanted.namespace, &wanted.spec.reference());
+        let (Some(pod), Some(status)) = (seen.pod, &applied.status) else {
+            return Ok(());
+        };
+        let is_current = status.observed_generation == applied.metadata.generation
+            && pod.labels().get("controller-revision-hash") != status.update_revision.as_ref();
+        if !is_current || super::reason::is_started(&pod) || pod.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let name = pod.name_any();
+        let this_one = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: pod.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        tracing::info!(
+            pod = name,
+            "it does not run and is of an older kind: it is made again"
+        );
+        match call(&format!("delete the pod {name}"), pods.delete(&name, &this_one)).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn apply<K>(&self, wanted: &Wanted<'_>, object: K) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let name = object.name_any();
+        let doing = format!("apply the {} {name}", K::kind(&K::DynamicType::default()));
+        // By force: what somebody else has changed of toygres's fields is changed back.
+        let parameters = PatchParams::apply(MANAGER).force();
+        call(&doing, api.patch(&name, &parameters, &Patch::Apply(&object))).await
+    }
+}
+
+fn stored_certificate(secret: &Secret) -> Option<ServerCertificate> {
+    let data = secret.data.as_ref()?;
+    let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+    ServerCertificate::stored(
+        &secret.metadata,
+        text("tls.crt")?,
+        toygres_models::Secret::new(text("tls.key")?),
+    )
+}
+
+fn lost(reason: Reason, message: String) -> Error {
+    Error::new(ErrorKind::StorageLost, reason.as_str(), message)
+}

@@ -1,0 +1,281 @@
+//! PostgreSQL in a Kubernetes cluster: one stateful set with one pod an instance.
+//!
+//! docs/kubernetes.md says what is made, and why.
+
+mod access;
+mod authority;
+mod cache;
+mod certificates;
+mod config;
+mod difference;
+mod ensure;
+mod fault;
+mod logs;
+mod manifests;
+mod reach;
+mod reason;
+mod remove;
+
+pub use config::{Address, KubernetesConfig, Source, is_label};
+
+use crate::{
+    InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage, Unknown,
+};
+use access::Namespaces;
+use async_trait::async_trait;
+use cache::{Cache, Seen};
+use certificates::Authority;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Client, ResourceExt};
+use manifests::{INSTANCE_ID, PORT, Wanted};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use toygres_models::instances::Endpoint;
+use toygres_models::operations::Reason;
+use toygres_models::{Error, ErrorKind, InstanceId, PostgresVersion, Result};
+
+/// See the module.
+pub struct KubernetesPlatform {
+    config: KubernetesConfig,
+    namespaces: Namespaces,
+    client: Client,
+    authority: Authority,
+    cache: Arc<Cache>,
+}
+
+impl KubernetesPlatform {
+    /// Connects to the cluster, checks that toygres may do there what it has to, and begins to watch.
+    ///
+    /// # Errors
+    /// `Config` `bad_kubeconfig` without a way to a cluster, `permission_denied` with everything that is not allowed;
+    /// `Unavailable` if the API server does not answer.
+    pub async fn open(config: KubernetesConfig) -> Result<Self> {
+        let (client, namespaces) = access::connect(&config).await?;
+        access::check_permissions(&client, &namespaces).await?;
+        let authority = authority::load_or_create(&client, &namespaces.control_plane).await?;
+        let cache = Arc::new(Cache::start(&client, &namespaces.allowed).await?);
+        Ok(Self {
+            config,
+            namespaces,
+            client,
+            authority,
+            cache,
+        })
+    }
+
+    fn namespace<'a>(&'a self, named: Option<&'a str>) -> &'a str {
+        named.unwrap_or(&self.namespaces.default)
+    }
+
+    fn wanted<'a>(&'a self, spec: &'a InstanceSpec) -> Result<Wanted<'a>> {
+        if !self.config.versions.contains(&spec.postgres_version) {
+            let there: Vec<String> = self.versions().iter().map(ToString::to_string).collect();
+            return Err(Error::new(
+                ErrorKind::Config,
+                Reason::VersionUnavailable.as_str(),
+                format!(
+                    "PostgreSQL {} is not offered; there is {}",
+                    spec.postgres_version,
+                    there.join(", ")
+                ),
+            ));
+        }
+        self.check_namespace(spec.namespace.as_deref())?;
+        Ok(Wanted {
+            config: &self.config,
+            spec,
+            namespace: self.namespace(spec.namespace.as_deref()),
+            control_plane_namespace: &self.namespaces.control_plane,
+        })
+    }
+
+    fn look(&self, instance: &InstanceRef) -> Observation {
+        let namespace = self.namespace(instance.namespace.as_deref());
+        let seen = self.cache.look(namespace, instance);
+        if seen.objects().is_empty() {
+            return Observation::Absent;
+        }
+        let warning = |kind: &str, object: &ObjectMeta| self.cache.warning(namespace, kind, object);
+        let not_ready = |(reason, message)| Observation::NotReady { reason, message };
+        if let Some(why) = reason::why_not_ready(&seen, &warning) {
+            return not_ready(why);
+        }
+        match self.serving(namespace, &seen) {
+            Some(serving) => Observation::Ready(serving),
+            None => not_ready((Reason::Stopped, "its service is not there".to_owned())),
+        }
+    }
+
+    fn serving(&self, namespace: &str, seen: &Seen) -> Option<Serving> {
+        let service = seen.clients_service.as_ref()?;
+        let host = match self.config.address {
+            Address::Dns => format!(
+                "{}.{namespace}.svc.{}",
+                service.name_any(),
+                self.config.cluster_domain
+            ),
+            Address::ClusterIp => service.spec.as_ref()?.cluster_ip.clone()?,
+        };
+        let secret = seen.secret.as_ref();
+        // Told once the certificate is for it too.
+        let external = load_balancer(service)
+            .iter()
+            .find_map(|ingress| ingress.hostname.clone().or_else(|| ingress.ip.clone()))
+            .filter(|host| secret.is_some_and(|secret| certificates::is_for(&secret.metadata, host)));
+        Some(Serving {
+            endpoint: Endpoint { host, port: PORT },
+            external_endpoint: external.map(|host| Endpoint { host, port: PORT }),
+            system_identifier: None,
+            certificate_in_place_since: secret
+                .and_then(|secret| certificates::in_place_since(&secret.metadata)),
+            doubt: seen.pod.as_deref().and_then(reason::node_lost),
+        })
+    }
+}
+
+/// The addresses that a load balancer has given a service.
+fn load_balancer(service: &Service) -> &[LoadBalancerIngress] {
+    let status = service.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    balancer
+        .and_then(|balancer| balancer.ingress.as_deref())
+        .unwrap_or_default()
+}
+
+#[async_trait]
+impl Platform for KubernetesPlatform {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn host(&self) -> Option<&str> {
+        None
+    }
+
+    fn versions(&self) -> Vec<PostgresVersion> {
+        self.config.versions.iter().rev().copied().collect()
+    }
+
+    fn check_namespace(&self, namespace: Option<&str>) -> Result<()> {
+        let namespace = self.namespace(namespace);
+        let allowed = &self.namespaces.allowed;
+        if allowed.iter().any(|allowed| allowed == namespace) {
+            return Ok(());
+        }
+        let message = format!("{namespace} is not allowed; there is {}", allowed.join(", "));
+        Err(Error::invalid_field("namespace", message))
+    }
+
+    fn certificate_authority(&self) -> Option<&str> {
+        Some(self.authority.certificate())
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
+        self.apply_all(spec, storage).await
+    }
+
+    async fn differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
+        self.all_differences(spec)
+    }
+
+    async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
+        let seen = self.look(instance);
+        let namespace = self.namespace(instance.namespace.as_deref());
+        if seen == Observation::Absent && !self.is_gone(namespace, instance).await? {
+            return Ok(Observation::NotReady {
+                reason: Reason::Starting,
+                message: "something of it is there".to_owned(),
+            });
+        }
+        Ok(seen)
+    }
+
+    async fn wait_ready(&self, instance: &InstanceRef, budget: Duration) -> Result<Observation> {
+        let end = Instant::now() + budget;
+        loop {
+            // Before the look, so that what comes after it is heard of.
+            let mut changes = self.cache.changes();
+            let seen = self.look(instance);
+            match &seen {
+                Observation::Absent => return Ok(seen),
+                Observation::Ready(serving) => {
+                    return Ok(match reach::listens(&serving.endpoint, end).await {
+                        Ok(()) => seen,
+                        Err(message) => Observation::NotReady {
+                            reason: Reason::NotAccepting,
+                            message,
+                        },
+                    });
+                }
+                Observation::NotReady { .. } => {}
+            }
+            if tokio::time::timeout_at(end, changes.changed()).await.is_err() {
+                return Ok(seen);
+            }
+        }
+    }
+
+    async fn logs(&self, instance: &InstanceRef, options: LogOptions) -> Result<Vec<String>> {
+        let namespace = self.namespace(instance.namespace.as_deref());
+        self.last_lines(namespace, instance, options).await
+    }
+
+    async fn follow_logs(
+        &self,
+        instance: &InstanceRef,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<String>>> {
+        let namespace = self.namespace(instance.namespace.as_deref()).to_owned();
+        Ok(self.follow_lines(namespace, instance.clone(), options))
+    }
+
+    async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        let namespace = self.namespace(instance.namespace.as_deref());
+        self.remove_all(namespace, instance).await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>> {
+        let mut listed: HashMap<InstanceId, Listed> = HashMap::new();
+        for (metadata, is_started) in self.cache.all() {
+            if let Some(instance) = self.owner(&metadata) {
+                let entry = listed.entry(instance.id).or_insert(Listed {
+                    instance,
+                    running: false,
+                });
+                entry.running |= is_started;
+            }
+        }
+        Ok(listed.into_values().collect())
+    }
+
+    async fn unknown(&self) -> Result<Vec<Unknown>> {
+        let all = self.cache.all().into_iter();
+        Ok(all
+            .filter(|(metadata, _)| self.owner(metadata).is_none())
+            .map(|(metadata, _)| Unknown {
+                object: metadata.name.unwrap_or_default(),
+                message: "it is labelled as toygres's, but does not say whose it is".to_owned(),
+            })
+            .collect())
+    }
+}
+
+impl KubernetesPlatform {
+    /// The instance that an object says it belongs to.
+    fn owner(&self, metadata: &ObjectMeta) -> Option<InstanceRef> {
+        let labels = metadata.labels.as_ref()?;
+        let id: InstanceId = labels.get(INSTANCE_ID)?.parse().ok()?;
+        let object_name = labels.get("app.kubernetes.io/instance")?;
+        let name = object_name.strip_suffix(&id.short())?.strip_suffix('-')?;
+        let namespace = metadata.namespace.clone();
+        Some(InstanceRef {
+            id,
+            name: name.parse().ok()?,
+            namespace: namespace.filter(|namespace| *namespace != self.namespaces.default),
+        })
+    }
+}
