@@ -2,18 +2,19 @@
 
 use super::KubernetesPlatform;
 use super::access::call;
-use super::certificates::ServerCertificate;
+use super::certificates::{self, ServerCertificate};
 use super::difference::difference;
 use super::manifests::{
     self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service,
     is_marked_as_holding_data, network_policy, stateful_set,
 };
+use super::reason::is_started;
 use crate::{InstanceSpec, Storage};
 use chrono::Utc;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,9 +39,26 @@ impl KubernetesPlatform {
             self.apply(&wanted, network_policy(&wanted)),
         )
         .await?;
+        let before = self.cache.look(wanted.namespace, &spec.reference());
         let secret = self.ensure_secret(&wanted, &service, storage).await?;
         let stateful_set = self.apply(&wanted, stateful_set(&wanted)).await?;
-        self.replace_stuck_pod(&wanted, &stateful_set).await?;
+        if let Some(pod) = &before.pod {
+            let was_over =
+                |secret: &Arc<PartialObjectMeta<Secret>>| certificates::is_over(&secret.metadata, Utc::now());
+            if before.secret.as_ref().is_some_and(was_over) {
+                tracing::warn!(
+                    pod = pod.name_any(),
+                    "its certificate was over: it is made again with a new one"
+                );
+                self.replace_pod(&wanted, pod).await?;
+            } else if is_stuck(pod, &stateful_set) {
+                tracing::info!(
+                    pod = pod.name_any(),
+                    "it does not run and is of an older kind: it is made again"
+                );
+                self.replace_pod(&wanted, pod).await?;
+            }
+        }
         // So that whoever looks next sees what was applied.
         let applied = [
             claim.metadata,
@@ -242,17 +260,8 @@ impl KubernetesPlatform {
         names
     }
 
-    /// The stateful set leaves its pod alone. One that does not run, and is not as it should be by now, would stay so.
-    async fn replace_stuck_pod(&self, wanted: &Wanted<'_>, applied: &StatefulSet) -> Result<()> {
-        let seen = self.cache.look(wanted.namespace, &wanted.spec.reference());
-        let (Some(pod), Some(status)) = (seen.pod, &applied.status) else {
-            return Ok(());
-        };
-        let is_current = status.observed_generation == applied.metadata.generation
-            && pod.labels().get("controller-revision-hash") != status.update_revision.as_ref();
-        if !is_current || super::reason::is_started(&pod) || pod.metadata.deletion_timestamp.is_some() {
-            return Ok(());
-        }
+    /// Deletes the pod, so that the stateful set makes a new one.
+    async fn replace_pod(&self, wanted: &Wanted<'_>, pod: &Pod) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), wanted.namespace);
         let name = pod.name_any();
         let this_one = DeleteParams {
@@ -262,10 +271,6 @@ impl KubernetesPlatform {
             }),
             ..DeleteParams::default()
         };
-        tracing::info!(
-            pod = name,
-            "it does not run and is of an older kind: it is made again"
-        );
         match call(&format!("delete the pod {name}"), pods.delete(&name, &this_one)).await {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             Ok(_) | Err(_) => Ok(()),
@@ -284,6 +289,17 @@ impl KubernetesPlatform {
         let parameters = PatchParams::apply(MANAGER).force();
         call(&doing, api.patch(&name, &parameters, &Patch::Apply(&object))).await
     }
+}
+
+/// Whether the pod does not run, and is not as it should be by now. The stateful set would leave it so.
+fn is_stuck(pod: &Pod, applied: &StatefulSet) -> bool {
+    let Some(status) = &applied.status else {
+        return false;
+    };
+    status.observed_generation == applied.metadata.generation
+        && pod.labels().get("controller-revision-hash") != status.update_revision.as_ref()
+        && !is_started(pod)
+        && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn stored_certificate(secret: &Secret) -> Option<ServerCertificate> {
