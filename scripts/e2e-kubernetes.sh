@@ -83,6 +83,9 @@ if [[ -z ${KUBECONFIG:-} ]]; then
     for major in 17 18; do "$devcluster" image "$major"; done
     KUBECONFIG=$("$devcluster" kubeconfig)
     export KUBECONFIG
+else
+    # This machine need not be on the cluster's network.
+    export TOYGRES_TEST_KUBERNETES_ADDRESS=${TOYGRES_TEST_KUBERNETES_ADDRESS:-port-forward}
 fi
 kubectl=("$(type -P kubectl || echo "$("$devcluster" directory)/bin/kubectl")" --request-timeout=30s)
 [[ -x ${kubectl[0]} ]] || fail "there is no kubectl" "install it, or build one: $devcluster build"

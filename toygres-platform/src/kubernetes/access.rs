@@ -1,6 +1,6 @@
 //! The way to the cluster, and whether toygres may do there what it has to.
 
-use super::config::KubernetesConfig;
+use super::config::{Address, KubernetesConfig};
 use super::fault::{fault, timeout};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -52,6 +52,9 @@ pub(super) const PERMISSIONS: &[(&str, &str, &[&str])] = &[
     ("", "pods/log", &["get"]),
     ("", "events", &["list", "watch"]),
 ];
+
+/// What it does besides with [`Address::PortForward`].
+const FORWARDING: (&str, &str, &str) = ("", "pods/portforward", "create");
 
 /// The namespaces that matter.
 #[derive(Debug, Clone)]
@@ -138,15 +141,21 @@ pub(super) async fn call<T>(doing: &str, call: impl Future<Output = kube::Result
 ///
 /// # Errors
 /// `Config` `permission_denied` with everything that is missing.
-pub(super) async fn check_permissions(client: &Client, namespaces: &Namespaces) -> Result<()> {
+pub(super) async fn check_permissions(
+    client: &Client,
+    namespaces: &Namespaces,
+    address: Address,
+) -> Result<()> {
     let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let wanted = namespaces.allowed.iter().flat_map(|namespace| {
         let all = |(group, resource, verbs): &'static (&str, &str, &[&str])| {
             verbs.iter().map(move |verb| (*group, *resource, *verb))
         };
+        let forwarding = (address == Address::PortForward).then_some(FORWARDING);
         PERMISSIONS
             .iter()
             .flat_map(all)
+            .chain(forwarding)
             .map(move |permission| (namespace.as_str(), permission))
     });
     // The certificate authority.

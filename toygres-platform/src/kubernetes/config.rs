@@ -15,6 +15,9 @@ pub enum Address {
     Dns,
     /// By the cluster IP of its service, where names can't be resolved: in a cluster without DNS, or from a node.
     ClusterIp,
+    /// By a loopback port of the machine that the control plane runs on, which the API server forwards: for trying
+    /// toygres out from a machine outside the cluster.
+    PortForward,
 }
 
 impl FromStr for Address {
@@ -23,7 +26,8 @@ impl FromStr for Address {
         match text {
             "dns" => Ok(Self::Dns),
             "cluster-ip" => Ok(Self::ClusterIp),
-            _ => Err("must be \"dns\" or \"cluster-ip\""),
+            "port-forward" => Ok(Self::PortForward),
+            _ => Err("must be \"dns\", \"cluster-ip\" or \"port-forward\""),
         }
     }
 }

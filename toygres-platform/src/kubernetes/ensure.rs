@@ -3,7 +3,9 @@
 use super::KubernetesPlatform;
 use super::access::call;
 use super::certificates::{self, ServerCertificate};
+use super::config::Address;
 use super::difference::difference;
+use super::forward;
 use super::manifests::{
     self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service,
     is_marked_as_holding_data, network_policy, stateful_set,
@@ -254,6 +256,9 @@ impl KubernetesPlatform {
                 .chain(address)
                 .filter(|ip| ip != "None" && !ip.is_empty()),
         );
+        if self.config.address == Address::PortForward {
+            names.insert(forward::HOST.to_owned());
+        }
         for ingress in super::load_balancer(service) {
             names.extend(ingress.ip.iter().chain(&ingress.hostname).cloned());
         }

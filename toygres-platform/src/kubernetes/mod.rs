@@ -10,6 +10,7 @@ mod config;
 mod difference;
 mod ensure;
 mod fault;
+mod forward;
 mod logs;
 mod manifests;
 mod reach;
@@ -25,6 +26,7 @@ use access::Namespaces;
 use async_trait::async_trait;
 use cache::{Cache, Seen};
 use certificates::Authority;
+use forward::Forwards;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -45,6 +47,7 @@ pub struct KubernetesPlatform {
     client: Client,
     authority: Authority,
     cache: Arc<Cache>,
+    forwards: Forwards,
 }
 
 impl KubernetesPlatform {
@@ -55,12 +58,13 @@ impl KubernetesPlatform {
     /// `Unavailable` if the API server does not answer.
     pub async fn open(config: KubernetesConfig) -> Result<Self> {
         let (client, namespaces) = access::connect(&config).await?;
-        access::check_permissions(&client, &namespaces).await?;
+        access::check_permissions(&client, &namespaces, config.address).await?;
         let authority = authority::load_or_create(&client, &namespaces.control_plane).await?;
         let cache = Arc::new(Cache::start(&client, &namespaces.allowed).await?);
         Ok(Self {
             config,
             namespaces,
+            forwards: Forwards::new(client.clone()),
             client,
             authority,
             cache,
@@ -106,19 +110,28 @@ impl KubernetesPlatform {
         }
         match self.serving(namespace, &seen) {
             Some(serving) => Observation::Ready(serving),
-            None => not_ready((Reason::Stopped, "its service is not there".to_owned())),
+            None => not_ready((
+                Reason::Stopped,
+                "there is no way to it: its service is not there".to_owned(),
+            )),
         }
     }
 
     fn serving(&self, namespace: &str, seen: &Seen) -> Option<Serving> {
         let service = seen.clients_service.as_ref()?;
-        let host = match self.config.address {
-            Address::Dns => format!(
-                "{}.{namespace}.svc.{}",
-                service.name_any(),
-                self.config.cluster_domain
-            ),
-            Address::ClusterIp => service.spec.as_ref()?.cluster_ip.clone()?,
+        let (host, port) = match self.config.address {
+            Address::Dns => {
+                let domain = &self.config.cluster_domain;
+                (format!("{}.{namespace}.svc.{domain}", service.name_any()), PORT)
+            }
+            Address::ClusterIp => (service.spec.as_ref()?.cluster_ip.clone()?, PORT),
+            Address::PortForward => {
+                let pod = seen.pod.as_ref()?.name_any();
+                (
+                    forward::HOST.to_owned(),
+                    self.forwards.port(namespace, &pod).ok()?,
+                )
+            }
         };
         let secret = seen.secret.as_ref();
         // Told once the certificate is for it too.
@@ -127,7 +140,7 @@ impl KubernetesPlatform {
             .find_map(|ingress| ingress.hostname.clone().or_else(|| ingress.ip.clone()))
             .filter(|host| secret.is_some_and(|secret| certificates::is_for(&secret.metadata, host)));
         Some(Serving {
-            endpoint: Endpoint { host, port: PORT },
+            endpoint: Endpoint { host, port },
             external_endpoint: external.map(|host| Endpoint { host, port: PORT }),
             system_identifier: None,
             certificate_in_place_since: secret
@@ -235,7 +248,10 @@ impl Platform for KubernetesPlatform {
 
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
         let namespace = self.namespace(instance.namespace.as_deref());
-        self.remove_all(namespace, instance).await
+        self.remove_all(namespace, instance).await?;
+        self.forwards
+            .end(namespace, &manifests::pod_name(&instance.object_name()));
+        Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Listed>> {

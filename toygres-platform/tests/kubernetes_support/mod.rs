@@ -53,6 +53,16 @@ pub async fn client(kubeconfig: &PathBuf) -> Client {
     Client::try_from(config.unwrap()).unwrap()
 }
 
+/// How instances are reached: by cluster IPs on a node, else as `TOYGRES_TEST_KUBERNETES_ADDRESS` says.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what only tests read is no configuration of the server"
+)]
+fn address() -> Address {
+    let said = std::env::var("TOYGRES_TEST_KUBERNETES_ADDRESS");
+    said.map_or(Address::ClusterIp, |said| said.parse().unwrap())
+}
+
 /// What tests need of instances: little, on a small machine.
 pub fn config(kubeconfig: PathBuf, namespace: &str) -> KubernetesConfig {
     KubernetesConfig {
@@ -61,7 +71,7 @@ pub fn config(kubeconfig: PathBuf, namespace: &str) -> KubernetesConfig {
         versions: ["15".parse().unwrap()].into(),
         default_cpu: None,
         default_memory_mb: 256,
-        address: Address::ClusterIp,
+        address: address(),
         ..KubernetesConfig::default()
     }
 }

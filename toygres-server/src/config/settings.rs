@@ -227,7 +227,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "TOYGRES_KUBERNETES_ADDRESS",
         "`dns`",
-        "How instances are reached inside the cluster: `dns`, or `cluster-ip` without DNS",
+        "How instances are reached: `dns`; `cluster-ip` in a cluster without DNS; `port-forward` from a machine outside",
     ),
     setting("RUST_LOG", "`info`", "Which log lines are written"),
 ];
