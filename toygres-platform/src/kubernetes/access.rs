@@ -73,7 +73,7 @@ pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Client, Namesp
         Error::new(
             ErrorKind::Config,
             "bad_kubeconfig",
-            format!("there is no way to a Kubernetes cluster: {cause}"),
+            "there is no way to a Kubernetes cluster",
         )
         .hint("set KUBECONFIG to a kubeconfig file, or run toygres in a pod with a service account")
         .source(cause)
@@ -171,7 +171,10 @@ pub(super) async fn check_permissions(
                 "" => format!("{resource} in the namespace {namespace}"),
                 _ => format!("{resource}.{group} in the namespace {namespace}"),
             };
-            missing.entry(object).or_default().push(verb);
+            let verbs = missing.entry(object).or_default();
+            if !verbs.contains(&verb) {
+                verbs.push(verb);
+            }
         }
     }
     if missing.is_empty() {
