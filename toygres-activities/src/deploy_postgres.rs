@@ -2,12 +2,11 @@
 //! Outside an operation it repairs, and what differed is told as events.
 
 use crate::Deps;
-use crate::deps::{differences, specification};
+use crate::deps::{differences, specification, storage};
 use crate::step::in_step;
 use toygres_engine::{Activity, ActivityContext};
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, Result, Scope};
-use toygres_platform::Storage;
 
 /// See the module.
 pub struct DeployPostgres;
@@ -21,21 +20,14 @@ impl Activity for DeployPostgres {
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<()> {
         in_step(deps, &scope, Self::NAME, async {
             let provisioning = deps.provisioning(&scope).await?;
-            let storage = if provisioning.first_ready {
-                Storage::MustExist {
-                    system_identifier: provisioning.system_identifier,
-                }
-            } else {
-                Storage::Create
-            };
             let differences = match scope.operation_id {
                 // What is being made differs from what it is to be.
                 Some(_) => Vec::new(),
-                None => differences(deps, &provisioning).await,
+                None => differences(deps, &provisioning).await.unwrap_or_default(),
             };
             let ensured = deps
                 .platform
-                .ensure(&specification(&provisioning)?, storage)
+                .ensure(&specification(&provisioning)?, storage(&provisioning))
                 .await;
             if let Err(error) = &ensured
                 && error.kind() == ErrorKind::StorageLost

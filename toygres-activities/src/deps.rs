@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use toygres_cms::{Cms, Provisioning};
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, Result, Scope};
-use toygres_platform::{InstanceRef, InstanceSpec, Platform};
+use toygres_platform::{InstanceRef, InstanceSpec, Platform, Storage};
 
 /// How patient and how busy the control plane is.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +80,29 @@ pub(crate) fn reference(provisioning: &Provisioning) -> InstanceRef {
     }
 }
 
-/// What differs from what the platform would make of it. Whether that can be told decides nothing: it is asked again
-/// with the next check.
-pub(crate) async fn differences(deps: &Deps, provisioning: &Provisioning) -> Vec<String> {
-    let found = async { deps.platform.differences(&specification(provisioning)?).await };
+/// What the platform may do about the storage.
+pub(crate) fn storage(provisioning: &Provisioning) -> Storage {
+    if provisioning.first_ready {
+        Storage::MustExist {
+            system_identifier: provisioning.system_identifier,
+        }
+    } else {
+        Storage::Create
+    }
+}
+
+/// What differs from what the platform would make of it, if that can be told. If not for now, it is asked again.
+pub(crate) async fn differences(deps: &Deps, provisioning: &Provisioning) -> Option<Vec<String>> {
+    let found = async {
+        let specification = specification(provisioning)?;
+        deps.platform
+            .differences(&specification, storage(provisioning))
+            .await
+    };
     found.await.unwrap_or_else(|error| {
         let instance_id = provisioning.instance.id;
         tracing::warn!(%instance_id, code = error.code(), detail = error.detail(), "differences can't be told: {error}");
-        Vec::new()
+        None
     })
 }
 

@@ -50,7 +50,7 @@ impl Activity for TestConnection {
             let provisioning = deps.provisioning(&scope).await?;
             let mut output = test(deps, &provisioning).await?;
             if output.check.healthy {
-                output.differences = differences(deps, &provisioning).await;
+                output.differences = differences(deps, &provisioning).await.unwrap_or_default();
             }
             return Ok(output);
         }

@@ -1,7 +1,7 @@
 //! Waits until an instance takes connections: for a while with a worker slot of its own, else one look.
 
 use crate::Deps;
-use crate::deps::reference;
+use crate::deps::{differences, reference};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use toygres_engine::{Activity, ActivityContext};
@@ -44,6 +44,9 @@ pub enum Output {
         reason: Reason,
         /// The same as a sentence.
         message: String,
+        /// Whether it is to be deployed again, which alone would help; none: the platform can't tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        differs: Option<bool>,
     },
 }
 
@@ -57,7 +60,8 @@ impl Activity for WaitForReady {
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<Output> {
         let scope = &input.scope;
         deps.cms.begin_step(scope, Self::NAME).await?;
-        let instance = reference(&deps.provisioning(scope).await?);
+        let provisioning = deps.provisioning(scope).await?;
+        let instance = reference(&provisioning);
         let slot = if input.quick {
             deps.quick_waits.try_acquire().ok()
         } else {
@@ -81,9 +85,11 @@ impl Activity for WaitForReady {
             deps.cms.note_step(scope, Self::NAME, found.0, &found.1).await?;
             let waiting_helps = matches!(found.0, Reason::Starting | Reason::Queued | Reason::VolumePending);
             if slot.is_none() || !waiting_helps || begun.elapsed() + SLICE > QUICK_WAIT {
+                let differences = differences(deps, &provisioning).await;
                 return Ok(Output::NotReady {
                     reason: found.0,
                     message: found.1,
+                    differs: differences.map(|differences| !differences.is_empty()),
                 });
             }
         }

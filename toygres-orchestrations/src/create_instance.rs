@@ -162,11 +162,20 @@ impl Create {
                         endpoint,
                         system_identifier,
                     } => self.ready = Some((endpoint, system_identifier)),
-                    wait_for_ready::Output::NotReady { reason, message } => {
+                    wait_for_ready::Output::NotReady {
+                        reason,
+                        message,
+                        differs,
+                    } => {
                         self.wait(reason.as_str(), &message).await?;
-                        return Ok(match reason {
-                            Reason::Starting | Reason::Queued => Came::NotYet,
-                            _ => Came::Broken,
+                        let comes_by_itself = match differs {
+                            Some(differs) => !differs,
+                            None => matches!(reason, Reason::Starting | Reason::Queued),
+                        };
+                        return Ok(if comes_by_itself {
+                            Came::NotYet
+                        } else {
+                            Came::Broken
                         });
                     }
                 }

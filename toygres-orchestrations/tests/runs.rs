@@ -95,6 +95,13 @@ fn not_ready(reason: &str) -> Value {
     json!({"is": "not_ready", "reason": reason, "message": "not yet"})
 }
 
+/// What a platform says that knows whether deploying again would help.
+fn known(reason: &str, differs: bool) -> Value {
+    let mut seen = not_ready(reason);
+    seen["differs"] = json!(differs);
+    seen
+}
+
 fn refused(kind: ErrorKind) -> Result<Value> {
     Err(Error::new(kind, "scripted", "as the script says"))
 }
@@ -290,10 +297,18 @@ async fn play(stage: &Stage) -> String {
                 Ok(checked("deleted", "deleted", 50)),
             ])
             .act("an actor that makes right what differs"),
+        stage
+            .scene()
+            .answers::<WaitForReady>([
+                Ok(known("image_pull", false)),
+                Ok(known("crash_loop", false)),
+                Ok(known("image_pull", true)),
+            ])
+            .create("a create whose platform knows what helps", minute),
     );
     let told = [
         told.0, told.1, told.2, told.3, told.4, told.5, told.6, told.7, told.8, told.9, told.10, told.11,
-        told.12, told.13, told.14, told.15, told.16,
+        told.12, told.13, told.14, told.15, told.16, told.17,
     ];
     told.join("\n")
 }

@@ -178,9 +178,10 @@ pub trait Platform: Send + Sync + 'static {
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()>;
 
     /// What of an instance that should be there differs from what [`ensure`](Self::ensure) would make of it, each in
-    /// words for people (`the service shop-1a2b3c4d-rw is missing`). Costs the platform nothing.
-    async fn differences(&self, _spec: &InstanceSpec) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    /// words for people (`the service shop-1a2b3c4d-rw is missing`). What does not differ comes right without another
+    /// `ensure`, if it can. None: this platform can't tell. Costs it nothing.
+    async fn differences(&self, _spec: &InstanceSpec, _storage: Storage) -> Result<Option<Vec<String>>> {
+        Ok(None)
     }
 
     /// What is there now. Changes nothing.

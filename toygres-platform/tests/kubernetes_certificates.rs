@@ -34,6 +34,11 @@ async fn connect(kubernetes: &Kubernetes, endpoint: &Endpoint) -> Result<PgConne
         .await
 }
 
+async fn differences(kubernetes: &Kubernetes, spec: &InstanceSpec) -> Vec<String> {
+    let differences = kubernetes.platform.differences(spec, HOLDS_DATA).await;
+    differences.unwrap().unwrap()
+}
+
 async fn serving(kubernetes: &Kubernetes, spec: &InstanceSpec) -> Serving {
     match kubernetes.platform.observe(&spec.reference()).await.unwrap() {
         Observation::Ready(serving) => serving,
@@ -83,10 +88,7 @@ async fn the_address_of_a_load_balancer_is_told_once_the_certificate_is_for_it()
     made(&kubernetes, &spec).await;
     kubernetes.platform.ensure(&spec, HOLDS_DATA).await.unwrap();
     assert_eq!(serving(&kubernetes, &spec).await.external_endpoint, None);
-    assert_eq!(
-        kubernetes.platform.differences(&spec).await.unwrap(),
-        Vec::<String>::new()
-    );
+    assert_eq!(differences(&kubernetes, &spec).await, Vec::<String>::new());
 
     // What a cloud's controller does.
     let service = format!("{}-rw", spec.reference().object_name());
@@ -96,21 +98,18 @@ async fn the_address_of_a_load_balancer_is_told_once_the_certificate_is_for_it()
         .patch_status(&service, &PatchParams::default(), &Patch::Merge(address))
         .await
         .unwrap();
-    let differences = wait_for("the address to be seen", Duration::from_secs(10), async || {
-        let differences = kubernetes.platform.differences(&spec).await.unwrap();
+    let seen = wait_for("the address to be seen", Duration::from_secs(10), async || {
+        let differences = differences(&kubernetes, &spec).await;
         (!differences.is_empty()).then_some(differences)
     })
     .await;
-    assert_eq!(differences, ["its certificate is for other addresses"]);
+    assert_eq!(seen, ["its certificate is for other addresses"]);
     assert_eq!(serving(&kubernetes, &spec).await.external_endpoint, None);
 
     kubernetes.platform.ensure(&spec, HOLDS_DATA).await.unwrap();
     let external = serving(&kubernetes, &spec).await.external_endpoint.unwrap();
     assert_eq!((external.host.as_str(), external.port), ("203.0.113.7", 5432));
-    assert_eq!(
-        kubernetes.platform.differences(&spec).await.unwrap(),
-        Vec::<String>::new()
-    );
+    assert_eq!(differences(&kubernetes, &spec).await, Vec::<String>::new());
     remove(&kubernetes, &spec.reference()).await;
 }
 
@@ -141,7 +140,7 @@ async fn a_server_whose_certificate_is_over_is_started_again_with_a_new_one() {
         .await
         .unwrap();
     wait_for("it to be seen", Duration::from_secs(10), async || {
-        let differences = kubernetes.platform.differences(&spec).await.unwrap();
+        let differences = differences(&kubernetes, &spec).await;
         (differences == ["its certificate ends soon"]).then_some(())
     })
     .await;

@@ -119,9 +119,10 @@ impl Platform for StubPlatform {
             _ => Ok(()),
         }
     }
-    async fn differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
+    async fn differences(&self, spec: &InstanceSpec, _storage: Storage) -> Result<Option<Vec<String>>> {
         let state = self.state.lock().unwrap();
-        Ok(state.differing.get(&spec.id).cloned().into_iter().collect())
+        let differing = state.differing.get(&spec.id);
+        Ok(differing.map(|difference| vec![difference.clone()]))
     }
     async fn ensure(&self, spec: &InstanceSpec, _: Storage) -> Result<()> {
         let mut state = self.state.lock().unwrap();

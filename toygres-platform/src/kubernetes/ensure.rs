@@ -78,8 +78,8 @@ impl KubernetesPlatform {
         Ok(())
     }
 
-    /// What of an instance that was ready once differs from what would be applied.
-    pub(super) fn all_differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
+    /// What of an instance differs from what would be applied.
+    pub(super) fn all_differences(&self, spec: &InstanceSpec, storage: Storage) -> Result<Vec<String>> {
         fn of<K: Resource + Serialize>(
             differences: &mut Vec<String>,
             kind: &str,
@@ -134,7 +134,9 @@ impl KubernetesPlatform {
         }
         match (&seen.secret, &seen.clients_service) {
             (None, _) => all.push(format!("the secret {name} is missing")),
-            (Some(secret), _) if !is_marked_as_holding_data(&secret.metadata) => {
+            (Some(secret), _)
+                if storage != Storage::Create && !is_marked_as_holding_data(&secret.metadata) =>
+            {
                 all.push(format!(
                     "the secret {name} does not say that the volume holds data"
                 ));
@@ -146,6 +148,14 @@ impl KubernetesPlatform {
                 }
             }
             (Some(_), None) => {}
+        }
+        if let (Some(pod), Some(stateful_set)) = (&seen.pod, &seen.stateful_set)
+            && is_stuck(pod, stateful_set)
+        {
+            all.push(format!(
+                "the pod {} does not run and is of an older kind",
+                pod.name_any()
+            ));
         }
         Ok(all)
     }

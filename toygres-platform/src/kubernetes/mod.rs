@@ -191,8 +191,8 @@ impl Platform for KubernetesPlatform {
         self.apply_all(spec, storage).await
     }
 
-    async fn differences(&self, spec: &InstanceSpec) -> Result<Vec<String>> {
-        self.all_differences(spec)
+    async fn differences(&self, spec: &InstanceSpec, storage: Storage) -> Result<Option<Vec<String>>> {
+        self.all_differences(spec, storage).map(Some)
     }
 
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
