@@ -16,10 +16,26 @@ use toygres_models::{InstanceId, Intent, OperationId, TokenId};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What [`instance`] reads of `cms.instances i`.
+/// What [`instance`] reads of `cms.instances i`. Of one that is well, `why` costs nothing: what it waits for stands in
+/// its operation, what is wrong with it in an alarm or its last health check.
 pub(crate) const INSTANCE: &str = "i.id, i.name, i.user_name, i.state, i.health_status, i.state_reason, \
     i.postgres_version, i.storage_size_gb, i.cpu, i.memory_mb, i.internal, i.namespace, i.tags, \
-    i.deletion_protection, i.endpoint_host, i.endpoint_port, i.external_host, i.external_port, i.created_at, i.updated_at, i.deleted_at, i.incarnation";
+    i.deletion_protection, i.endpoint_host, i.endpoint_port, i.external_host, i.external_port, i.created_at, i.updated_at, \
+    i.deleted_at, i.incarnation, \
+    case when i.state in ('creating', 'updating', 'deleting') then \
+        (select array[s.reason, s.message] from cms.operations o join cms.operation_steps s on s.operation_id = o.id \
+         where o.instance_id = i.id and o.state = 'running' and s.state = 'running' and s.reason is not null \
+         order by s.position desc limit 1) \
+    when i.state = 'failed' then \
+        (select array[o.error_code, i.state_reason] from cms.operations o \
+         where o.instance_id = i.id and o.state = 'failed' order by o.id desc limit 1) \
+    when i.state = 'degraded' or i.consecutive_failures > 0 then coalesce( \
+        (select array[d.kind, d.message] from cms.drift_findings d \
+         where d.instance_id = i.id and d.source = 'actor' and d.resolved_at is null \
+         order by d.last_seen_at desc limit 1), \
+        (select array[c.error_code, c.error_message] from cms.health_checks c \
+         where c.instance_id = i.id and c.checked_at = i.last_checked_at and not c.healthy)) \
+    end as why";
 
 /// What [`operation`] reads.
 pub(crate) const OPERATIONS: &str = "select o.id, o.kind, o.state, o.instance_id, i.name as instance_name, \
@@ -72,13 +88,20 @@ fn undecodable(column: &str, source: BoxError) -> sqlx::Error {
 
 pub(crate) fn instance(row: &PgRow) -> sqlx::Result<Instance> {
     let postgres_version: i32 = row.try_get("postgres_version")?;
+    let why: Option<Vec<Option<String>>> = row.try_get("why")?;
+    let mut why = why.into_iter().flatten();
+    let (code, sentence) = (why.next().flatten(), why.next().flatten());
     Ok(Instance {
         id: InstanceId(row.try_get("id")?),
         name: parsed(row, "name")?,
         user_name: parsed(row, "user_name")?,
         state: parsed(row, "state")?,
         health_status: parsed(row, "health_status")?,
-        state_reason: row.try_get("state_reason")?,
+        state_reason: match sentence {
+            None => row.try_get("state_reason")?,
+            now => now,
+        },
+        state_reason_code: code,
         postgres_version: postgres_version.try_into().map_err(
             |error: toygres_models::names::ParseNameError| undecodable("postgres_version", error.into()),
         )?,

@@ -504,8 +504,11 @@ pub struct Instance {
     pub state: InstanceState,
     /// What the last health checks found.
     pub health_status: HealthStatus,
-    /// Why it is not running, if it is not: a sentence for people.
+    /// Why it is not running, not running yet, or does not answer: a sentence for people.
     pub state_reason: Option<String>,
+    /// The same as a stable word for programs, such as `image_pull`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason_code: Option<String>,
     /// The PostgreSQL major version.
     pub postgres_version: PostgresVersion,
     /// Storage in GiB.

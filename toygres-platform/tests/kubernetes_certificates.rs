@@ -3,8 +3,7 @@
 
 mod kubernetes_support;
 
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{Patch, PatchParams};
 use kubernetes_support::{Kubernetes, kubeconfig};
 use serde_json::json;
@@ -12,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use std::time::Duration;
 use toygres_models::instances::Endpoint;
-use toygres_platform::conformance::{Hooks, PASSWORD, made, new_spec, remove};
+use toygres_platform::conformance::{PASSWORD, made, new_spec, remove};
 use toygres_platform::kubernetes::KubernetesPlatform;
 use toygres_platform::{InstanceSpec, Observation, Platform, Serving, Storage};
 use toygres_testing::wait_for;
@@ -110,57 +109,6 @@ async fn the_address_of_a_load_balancer_is_told_once_the_certificate_is_for_it()
     let external = serving(&kubernetes, &spec).await.external_endpoint.unwrap();
     assert_eq!((external.host.as_str(), external.port), ("203.0.113.7", 5432));
     assert_eq!(differences(&kubernetes, &spec).await, Vec::<String>::new());
-    remove(&kubernetes, &spec.reference()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_certificate_is_over_is_started_again_with_a_new_one() {
-    let Some(kubeconfig) = kubeconfig("certificates") else {
-        return;
-    };
-    let kubernetes = Kubernetes::start(kubeconfig).await;
-    let spec = new_spec(&kubernetes, "over");
-    made(&kubernetes, &spec).await;
-    let name = spec.reference().object_name();
-    let pod = format!("{name}-0");
-    let pods = kubernetes.api::<Pod>();
-    let before = pods.get(&pod).await.unwrap().uid();
-    kubernetes.platform.ensure(&spec, HOLDS_DATA).await.unwrap();
-    assert_eq!(
-        pods.get(&pod).await.unwrap().uid(),
-        before,
-        "a good one is left alone"
-    );
-
-    let secrets = kubernetes.api::<Secret>();
-    let over =
-        json!({"metadata": {"annotations": {"toygres.io/certificate-expires-at": "2020-01-01T00:00:00Z"}}});
-    secrets
-        .patch(&name, &PatchParams::default(), &Patch::Merge(over))
-        .await
-        .unwrap();
-    wait_for("it to be seen", Duration::from_secs(10), async || {
-        let differences = differences(&kubernetes, &spec).await;
-        (differences == ["its certificate ends soon"]).then_some(())
-    })
-    .await;
-    let old = secrets.get(&name).await.unwrap().data.unwrap()["tls.crt"].clone();
-    kubernetes.platform.ensure(&spec, HOLDS_DATA).await.unwrap();
-    assert_ne!(secrets.get(&name).await.unwrap().data.unwrap()["tls.crt"], old);
-    wait_for("a new pod", kubernetes.patience(), async || {
-        let there = pods.get_opt(&pod).await.unwrap();
-        there.filter(|there| there.uid() != before).map(|_| ())
-    })
-    .await;
-    let seen = kubernetes
-        .platform
-        .wait_ready(&spec.reference(), kubernetes.patience())
-        .await
-        .unwrap();
-    let Observation::Ready(serving) = seen else {
-        panic!("{seen:?}");
-    };
-    connect(&kubernetes, &serving.endpoint).await.unwrap();
     remove(&kubernetes, &spec.reference()).await;
 }
 

@@ -8,6 +8,8 @@
 
 mod cluster;
 mod home;
+#[cfg(feature = "kubernetes")]
+mod namespace;
 mod postgres;
 #[cfg(feature = "kubernetes")]
 pub mod proxy;
@@ -19,6 +21,8 @@ mod wait;
 
 pub use cluster::kubeconfig;
 pub use home::TestHome;
+#[cfg(feature = "kubernetes")]
+pub use namespace::TestNamespace;
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
 #[cfg(feature = "server")]
 pub use server::{TestServer, TestServerOptions};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use toygres_models::Scope;
 use toygres_models::health::HealthStatus::{Healthy, Unhealthy, Unknown};
 use toygres_models::instances::InstanceState::{Creating, Degraded, Deleted, Deleting, Running};
-use toygres_models::instances::{DesiredState, Endpoint};
+use toygres_models::instances::{DesiredState, Endpoint, Instance};
 use toygres_models::operations::{OperationKind, Reason};
 
 #[tokio::test]
@@ -43,8 +43,9 @@ async fn three_failures_degrade_and_one_success_heals() {
             (state, health),
             "check {n}"
         );
-        let reason = (state == Degraded).then_some("refused, check 6");
-        assert_eq!(instance.state_reason.as_deref(), reason, "check {n}");
+        // What the last check found.
+        let reason = (!healthy).then(|| format!("refused, check {n}"));
+        assert_eq!(instance.state_reason, reason, "check {n}");
         assert_eq!(instance.endpoint, Some(endpoint()));
     }
     let events = fixture.events(fresh.instance.id).await;
@@ -246,10 +247,12 @@ async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
             .unwrap();
     }
     let instance = fixture.instance(fresh.instance.id).await;
-    assert_eq!(
-        (instance.state, instance.state_reason.as_deref()),
-        (Degraded, Some("the data is not there"))
+    let said = |instance: &Instance| (instance.state_reason_code.clone(), instance.state_reason.clone());
+    let alarm = (
+        Some("storage_missing".to_owned()),
+        Some("the data is not there".to_owned()),
     );
+    assert_eq!((instance.state, said(&instance)), (Degraded, alarm.clone()));
     let drift = fixture.cms.list_drift().await.unwrap();
     assert_eq!(drift.len(), 1);
     assert_eq!(drift[0].kind, "storage_missing");
@@ -265,14 +268,15 @@ async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
         .record_health_check(&fresh.scope, &check(1, false), None, None)
         .await
         .unwrap();
-    assert_eq!(fixture.instance(instance.id).await.state, Degraded);
+    let instance = fixture.instance(instance.id).await;
+    assert_eq!((instance.state, said(&instance)), (Degraded, alarm));
     fixture
         .cms
         .record_health_check(&fresh.scope, &check(2, true), None, None)
         .await
         .unwrap();
     let instance = fixture.instance(instance.id).await;
-    assert_eq!((instance.state, instance.state_reason), (Running, None));
+    assert_eq!((instance.state, said(&instance)), (Running, (None, None)));
     assert!(fixture.cms.list_drift().await.unwrap().is_empty());
 
     fixture

@@ -27,6 +27,14 @@ async fn a_creation_goes_step_by_step_until_it_runs() {
         (StepState::Running, 1, Some(Reason::Quota))
     );
     assert_eq!(step.message.as_deref(), Some("the quota is used up"));
+    let instance = fixture.instance(fresh.instance.id).await;
+    assert_eq!(
+        (
+            instance.state_reason_code.as_deref(),
+            instance.state_reason.as_deref()
+        ),
+        (Some("quota"), Some("the quota is used up"))
+    );
     cms.begin_step(scope, "deploy-postgres").await.unwrap();
     let step = fixture.operation(fresh.operation.id).await.steps.remove(0);
     assert_eq!((step.attempts, step.reason, step.message), (2, None, None));
@@ -130,8 +138,8 @@ async fn a_creation_that_failed_keeps_its_cause_and_its_password() {
     fixture.cms.record_failed(&fresh.scope, &error()).await.unwrap();
     let instance = fixture.instance(fresh.instance.id).await;
     assert_eq!(
-        (instance.state, instance.state_reason),
-        (InstanceState::Failed, Some(error().message))
+        (instance.state, instance.state_reason, instance.state_reason_code),
+        (InstanceState::Failed, Some(error().message), Some(error().code))
     );
     let operation = fixture.operation(fresh.operation.id).await;
     assert_eq!(

@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::utils::Backoff;
@@ -28,6 +29,9 @@ use toygres_models::{Error, ErrorKind, Result};
 
 /// How long the first lists may take.
 const FIRST_LISTS_LIMIT: Duration = Duration::from_secs(20);
+
+/// A pod that was put out is made again within this time, and events tell whole seconds.
+const REPLACED_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// See the module.
 pub(super) struct Cache {
@@ -156,6 +160,23 @@ impl Cache {
             .into_iter()
             .max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
         newest?.message.clone()
+    }
+
+    /// What a node said when it put out the pod of this name that was there before the present one: such a pod is
+    /// replaced so soon that it is seldom seen itself.
+    pub(super) fn eviction(&self, namespace: &str, name: &str, present: Option<&Pod>) -> Option<String> {
+        let warnings = &self.namespaces.get(namespace)?.warnings;
+        let made_at = present.and_then(|pod| pod.metadata.creation_timestamp.as_ref());
+        let replaced_at = made_at.map_or_else(Timestamp::now, |time| time.0);
+        let is_it = |event: &Event| {
+            let about = &event.involved_object;
+            let at = event.last_timestamp.as_ref();
+            event.reason.as_deref() == Some("Evicted")
+                && about.name.as_deref() == Some(name)
+                && present.is_none_or(|pod| about.uid != pod.metadata.uid)
+                && at.is_some_and(|at| at.0.duration_until(replaced_at).abs() <= REPLACED_WITHIN)
+        };
+        warnings.state_filter(is_it).first()?.message.clone()
     }
 
     /// The metadata of every object in every namespace, and whether it is a pod that is ready.

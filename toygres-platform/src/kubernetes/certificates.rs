@@ -182,12 +182,6 @@ impl ServerCertificate {
     }
 }
 
-/// Whether the certificate that these annotations tell of is over: nobody who looks at it connects any more, so that
-/// nobody can have the server read a newer one.
-pub(super) fn is_over(metadata: &ObjectMeta, now: DateTime<Utc>) -> bool {
-    Facts::read(metadata).is_some_and(|facts| facts.expires_at <= now)
-}
-
 /// When the certificate that these annotations tell of is where the server can read it.
 pub(super) fn in_place_since(metadata: &ObjectMeta) -> Option<DateTime<Utc>> {
     Facts::read(metadata).map(|facts| facts.issued_at + IN_PLACE_AFTER)

@@ -2,7 +2,7 @@
 
 use super::KubernetesPlatform;
 use super::access::call;
-use super::certificates::{self, ServerCertificate};
+use super::certificates::ServerCertificate;
 use super::config::Address;
 use super::difference::difference;
 use super::forward;
@@ -12,11 +12,11 @@ use super::manifests::{
 };
 use super::reason::is_started;
 use crate::{InstanceSpec, Storage};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
-use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +30,10 @@ use toygres_models::{Error, ErrorKind, Result};
 
 /// How long the watches may take to see what was applied. Nothing is lost if they take longer.
 const SEEN_LIMIT: Duration = Duration::from_secs(2);
+/// When a stateful set was last told to try again, on the stateful set.
+const TRIED_AT: &str = "toygres.io/tried-at";
+/// How long it is then left to itself.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl KubernetesPlatform {
     pub(super) async fn apply_all(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
@@ -41,25 +45,14 @@ impl KubernetesPlatform {
             self.apply(&wanted, network_policy(&wanted)),
         )
         .await?;
-        let before = self.cache.look(wanted.namespace, &spec.reference());
         let secret = self.ensure_secret(&wanted, &service, storage).await?;
         let stateful_set = self.apply(&wanted, stateful_set(&wanted)).await?;
-        if let Some(pod) = &before.pod {
-            let was_over =
-                |secret: &Arc<PartialObjectMeta<Secret>>| certificates::is_over(&secret.metadata, Utc::now());
-            if before.secret.as_ref().is_some_and(was_over) {
-                tracing::warn!(
-                    pod = pod.name_any(),
-                    "its certificate was over: it is made again with a new one"
-                );
-                self.replace_pod(&wanted, pod).await?;
-            } else if is_stuck(pod, &stateful_set) {
-                tracing::info!(
-                    pod = pod.name_any(),
-                    "it does not run and is of an older kind: it is made again"
-                );
-                self.replace_pod(&wanted, pod).await?;
+        match self.cache.look(wanted.namespace, &spec.reference()).pod {
+            Some(pod) if is_stuck(&pod, &stateful_set) => self.replace_pod(&wanted, &pod).await?,
+            None if self.is_refused(&wanted, &stateful_set) => {
+                self.try_pod_again(&wanted, &stateful_set).await?;
             }
+            Some(_) | None => {}
         }
         // So that whoever looks next sees what was applied.
         let applied = [
@@ -275,7 +268,29 @@ impl KubernetesPlatform {
         names
     }
 
-    /// Deletes the pod, so that the stateful set makes a new one.
+    /// Whether a stateful set was refused its pod, and is to try again. By itself it does so ever less often, in the end
+    /// once in a quarter of an hour; any change has it try at once.
+    fn is_refused(&self, wanted: &Wanted<'_>, stateful_set: &StatefulSet) -> bool {
+        let tried_at = stateful_set.annotations().get(TRIED_AT);
+        let tried_at = tried_at.and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+        let warning = self
+            .cache
+            .warning(wanted.namespace, "StatefulSet", &stateful_set.metadata);
+        warning.is_some() && tried_at.is_none_or(|time| time + TRY_AGAIN_AFTER <= Utc::now())
+    }
+
+    async fn try_pod_again(&self, wanted: &Wanted<'_>, stateful_set: &StatefulSet) -> Result<()> {
+        let stateful_sets: Api<StatefulSet> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let name = stateful_set.name_any();
+        let now = Utc::now().to_rfc3339();
+        let tried = json!({"metadata": {"uid": stateful_set.uid(), "annotations": {TRIED_AT: now}}});
+        let (tried, parameters) = (Patch::Merge(tried), PatchParams::default());
+        let patched = stateful_sets.patch_metadata(&name, &parameters, &tried);
+        call(&format!("have the stateful set {name} try again"), patched).await?;
+        Ok(())
+    }
+
+    /// Deletes the pod, so that the stateful set makes a new one: it leaves one alone that does not run.
     async fn replace_pod(&self, wanted: &Wanted<'_>, pod: &Pod) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), wanted.namespace);
         let name = pod.name_any();
@@ -306,7 +321,7 @@ impl KubernetesPlatform {
     }
 }
 
-/// Whether the pod does not run, and is not as it should be by now. The stateful set would leave it so.
+/// Whether the pod does not run, and is not as it should be by now.
 fn is_stuck(pod: &Pod, applied: &StatefulSet) -> bool {
     let Some(status) = &applied.status else {
         return false;

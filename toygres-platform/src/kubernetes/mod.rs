@@ -105,8 +105,19 @@ impl KubernetesPlatform {
         }
         let warning = |kind: &str, object: &ObjectMeta| self.cache.warning(namespace, kind, object);
         let not_ready = |(reason, message)| Observation::NotReady { reason, message };
-        if let Some(why) = reason::why_not_ready(&seen, &warning) {
-            return not_ready(why);
+        if let Some((reason, message)) = reason::why_not_ready(&seen, &warning) {
+            let pod = manifests::pod_name(&instance.object_name());
+            let evicted = || self.cache.eviction(namespace, &pod, seen.pod.as_deref());
+            return not_ready(match reason {
+                Reason::Starting | Reason::Unschedulable => match evicted() {
+                    Some(said) => (
+                        Reason::Evicted,
+                        format!("its node has put it out: {said}; now {message}"),
+                    ),
+                    None => (reason, message),
+                },
+                _ => (reason, message),
+            });
         }
         match self.serving(namespace, &seen) {
             Some(serving) => Observation::Ready(serving),

@@ -32,6 +32,14 @@ pub(super) fn why_not_ready(
             "its volume claim has lost its volume".to_owned(),
         ));
     }
+    if claim.metadata.deletion_timestamp.is_some() {
+        // Also while its server still answers: nothing can undo it, and what is written now is lost.
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        return Some(held.unwrap_or_else(|| {
+            let said = format!("its volume claim {name} is being deleted: its data goes when its pod ends");
+            (Reason::StorageMissing, said)
+        }));
+    }
     let Some(pod) = &seen.pod else {
         let refused = warning("StatefulSet", &stateful_set.metadata);
         return Some(held.unwrap_or_else(|| match refused {

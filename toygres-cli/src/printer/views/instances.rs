@@ -53,7 +53,7 @@ impl Printer {
                     yes_no(instance.deletion_protection).into(),
                     instance.id.to_string().into(),
                     tags(instance).into(),
-                    instance.state_reason.clone().unwrap_or_default().into(),
+                    reason(instance).unwrap_or_default().into(),
                 ]);
             }
             row
@@ -70,7 +70,7 @@ impl Printer {
             ("id", Some(instance.id.to_string().into())),
             ("owner", Some(instance.user_name.as_str().into())),
             ("state", Some(state(instance.state))),
-            ("reason", instance.state_reason.clone().map(Into::into)),
+            ("reason", reason(instance).map(Into::into)),
             ("health", Some(health(instance.health_status))),
             ("version", Some(instance.postgres_version.to_string().into())),
             ("endpoint", Some(endpoint(instance.endpoint.as_ref()).into())),
@@ -363,6 +363,14 @@ pub(crate) struct Tested {
     pub(crate) response_time_ms: f64,
     pub(crate) server_version: Option<String>,
     pub(crate) error: Option<String>,
+}
+
+/// The word for programs, and the sentence.
+fn reason(instance: &Instance) -> Option<String> {
+    match (&instance.state_reason_code, &instance.state_reason) {
+        (Some(code), Some(sentence)) => Some(format!("{code}: {sentence}")),
+        (code, sentence) => code.clone().or_else(|| sentence.clone()),
+    }
 }
 
 fn state(state: InstanceState) -> Cell {

@@ -28,6 +28,7 @@ if [ -e "$TOYGRES_HOLDS_DATA" ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
   echo "toygres: the database is not on this volume any more; it is not made anew" >&2
   exit 78
 fi
+cp "$TOYGRES_CERTIFICATE" /var/run/postgresql/loaded.crt
 exec docker-entrypoint.sh "$@"
 "#;
 /// Over TCP: while the database is made, a server answers on the socket only. A server that refuses connections counts
@@ -42,7 +43,14 @@ esac
 "#;
 /// A server that refuses connections is alive.
 const ALIVE: &str = "pg_isready -q -h 127.0.0.1; [ $? -le 1 ]";
-const READY: &str = "pg_isready -q -h 127.0.0.1";
+/// Has the server load a certificate that was replaced, also one that nobody can connect by any more.
+const READY: &str = r#"
+if ! cmp -s "$TOYGRES_CERTIFICATE" /var/run/postgresql/loaded.crt; then
+  cp "$TOYGRES_CERTIFICATE" /var/run/postgresql/loaded.crt
+  kill -HUP "$(head -n 1 "$PGDATA/postmaster.pid")"
+fi
+pg_isready -q -h 127.0.0.1
+"#;
 
 /// One replica, on the claim.
 pub(in super::super) fn stateful_set(wanted: &Wanted<'_>) -> StatefulSet {
@@ -174,6 +182,7 @@ fn environment(wanted: &Wanted<'_>) -> Vec<EnvVar> {
     [
         // One for each major version, so that the next one finds room beside it.
         ("PGDATA", format!("{VOLUME_DIRECTORY}/{version}/docker")),
+        ("TOYGRES_CERTIFICATE", format!("{SECRET_DIRECTORY}/tls.crt")),
         ("POSTGRES_PASSWORD_FILE", format!("{SECRET_DIRECTORY}/password")),
         (
             "POSTGRES_INITDB_ARGS",

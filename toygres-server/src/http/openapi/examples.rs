@@ -318,6 +318,7 @@ fn instance() -> Instance {
         state: InstanceState::Running,
         health_status: HealthStatus::Healthy,
         state_reason: None,
+        state_reason_code: None,
         postgres_version: version(),
         storage_size_gb: 10,
         cpu: None,
