@@ -129,6 +129,7 @@ need_packages() {
             etcd) has_command etcd || packages+=(etcd-server) ;;
             cni) [[ -x /usr/lib/cni/bridge ]] || packages+=(containernetworking-plugins) ;;
             golang-1.19) [[ -x /usr/lib/go-1.19/bin/go ]] || packages+=(golang-1.19-go) ;;
+            ca-certificates) [[ -e /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates) ;;
             python3) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
             *) has_command "$what" || packages+=("$what") ;;
         esac
@@ -159,6 +160,26 @@ need_packages() {
         fail "installing ${packages[*]} failed" "apt-get update && apt-get install -y ${packages[*]}"
     fi
     rm -f "$log"
+}
+
+# ---- Container images ----
+
+# pack_image ROOT TAR TAG CONFIG [TAR-OPTION...]: an image of one layer, as docker-archive. The same root gives the same
+# archive, whenever it is made.
+pack_image() {
+    local root=$1 tar=$2 tag=$3 config=$4 work=$2.work same=(--sort=name --mtime=@0 --numeric-owner --format=gnu)
+    shift 4
+    rm -rf "$work"
+    mkdir "$work"
+    tar -C "$root" "${same[@]}" --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' "$@" -cf "$work/layer.tar" .
+    jq -nc --argjson config "$config" --arg layer "sha256:$(sha256sum <"$work/layer.tar" | cut -d ' ' -f 1)" \
+        --arg architecture "$(dpkg --print-architecture)" \
+        '{architecture: $architecture, os: "linux", created: "1970-01-01T00:00:00Z", config: $config,
+          rootfs: {type: "layers", diff_ids: [$layer]}}' >"$work/config.json"
+    jq -nc --arg tag "$tag" '[{Config: "config.json", RepoTags: [$tag], Layers: ["layer.tar"]}]' >"$work/manifest.json"
+    tar -C "$work" "${same[@]}" --owner=0 --group=0 --mode=a=r -cf "$work/image" manifest.json config.json layer.tar
+    mv "$work/image" "$tar"
+    rm -rf "$work"
 }
 
 # ---- What toygres has started ----

@@ -153,23 +153,6 @@ build_kubernetes() {
 
 # ---- Images ----
 
-# pack_image ROOT TAR TAG CONFIG: an image of one layer, as docker-archive.
-pack_image() {
-    local root=$1 tar=$2 tag=$3 config=$4 work=$2.work
-    rm -rf "$work"
-    mkdir "$work"
-    tar -C "$root" --numeric-owner --sort=name --mtime=@0 --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' \
-        -cf "$work/layer.tar" .
-    jq -nc --argjson config "$config" --arg layer "sha256:$(sha256sum <"$work/layer.tar" | cut -d ' ' -f 1)" \
-        --arg architecture "$(dpkg --print-architecture)" \
-        '{architecture: $architecture, os: "linux", created: "1970-01-01T00:00:00Z", config: $config,
-          rootfs: {type: "layers", diff_ids: [$layer]}}' >"$work/config.json"
-    jq -nc --arg tag "$tag" '[{Config: "config.json", RepoTags: [$tag], Layers: ["layer.tar"]}]' >"$work/manifest.json"
-    tar -C "$work" -cf "$work/image" manifest.json config.json layer.tar
-    mv "$work/image" "$tar"
-    rm -rf "$work"
-}
-
 # What keeps a pod's namespaces open.
 assemble_pause() {
     local root=$K/img/root-pause

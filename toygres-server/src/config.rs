@@ -171,6 +171,8 @@ pub struct ServerConfig {
     pub create_deadline: Duration,
     /// How long requests and activities may take to end when the server stops.
     pub shutdown_grace: Duration,
+    /// How long a server that is told to stop goes on serving before it does.
+    pub shutdown_delay: Duration,
     /// Which log lines are written.
     pub log_filter: String,
     /// Where programs are looked for.
@@ -309,6 +311,9 @@ impl ServerConfig {
             health_check_timeout: seconds(variable, "TOYGRES_HEALTH_CHECK_TIMEOUT_SECONDS", 5)?,
             create_deadline: seconds(variable, "TOYGRES_CREATE_DEADLINE_SECONDS", 900)?,
             shutdown_grace: seconds(variable, "TOYGRES_SHUTDOWN_GRACE_SECONDS", 20)?,
+            shutdown_delay: number(variable, "TOYGRES_SHUTDOWN_DELAY_SECONDS", 0, 3600)?
+                .and_then(|number| u64::try_from(number).ok())
+                .map_or(Duration::ZERO, Duration::from_secs),
             log_filter: variable("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
             search_path: variable("PATH").unwrap_or_default(),
             effective,
@@ -469,6 +474,7 @@ mod tests {
             ("TOYGRES_LOCAL_PORTS", "30000-20000"),
             ("TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS", "0"),
             ("TOYGRES_CREATE_DEADLINE_SECONDS", "soon"),
+            ("TOYGRES_SHUTDOWN_DELAY_SECONDS", "-1"),
         ] {
             let error = read(&[(name, value)]).expect_err(name);
             assert_eq!(error.code(), "bad_setting");

@@ -91,8 +91,8 @@ async fn stop_at_signal(stop: CancellationToken) {
     stop.cancel();
 }
 
-/// Runs the server on `listener` until `stop` is cancelled: then it takes no more work, lets go on what has begun
-/// for the grace time, and releases everything. Local instances go on without it.
+/// Runs the server on `listener` until `stop` is cancelled: then it says that it is not ready and serves on for the
+/// shutdown delay, takes no more work, lets go on what has begun for the grace time, and releases everything. Local instances go on without it.
 ///
 /// # Errors
 /// Whatever keeps it from starting.
@@ -139,6 +139,8 @@ async fn run_on(
     platform: Option<Arc<dyn Platform>>,
 ) -> Result<()> {
     let started = Instant::now();
+    // After the delay: from then on nothing more is taken.
+    let end = CancellationToken::new();
     let address = listener
         .local_addr()
         .map_err(|cause| Error::internal("the listener has no address").source(cause))?;
@@ -172,10 +174,11 @@ async fn run_on(
             config.bootstrap_token_file.clone(),
             config.paths.bootstrap_token_hash.clone(),
         ),
-        changes: Changes::new(config.max_streams, stop.clone()),
+        changes: Changes::new(config.max_streams, end.clone()),
         default_quota: config.default_quota,
         process_id: Uuid::new_v4(),
         started,
+        stopping: stop.clone(),
         settings: config.effective.clone(),
         server_log: config.paths.server_log.clone(),
         pool: pool.clone(),
@@ -204,7 +207,7 @@ async fn run_on(
     };
     let sweeper = workers.is_some().then(|| {
         let stalled_after = config.create_deadline + STALLED_MARGIN;
-        tokio::spawn(Sweeper::new(service.clone(), stalled_after).run(stop.clone()))
+        tokio::spawn(Sweeper::new(service.clone(), stalled_after).run(end.clone()))
     });
 
     // Before anybody can listen, so that no event is between what a listener reads and what it is told.
@@ -220,7 +223,15 @@ async fn run_on(
         connections: config.max_connections,
         ..TransportLimits::default()
     };
-    transport::serve(listener, router, tls, limits, stop, config.shutdown_grace).await;
+    let delay = async {
+        stop.cancelled().await;
+        tokio::time::sleep(config.shutdown_delay).await;
+        end.cancel();
+    };
+    tokio::join!(
+        delay,
+        transport::serve(listener, router, tls, limits, end.clone(), config.shutdown_grace),
+    );
 
     for task in [changes, alive].into_iter().chain(sweeper) {
         task.await.ok();

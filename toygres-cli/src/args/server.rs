@@ -70,7 +70,7 @@ pub(crate) enum Server {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Start {
-    /// Stay in the foreground, with the log on standard error.
+    /// Stay in the foreground, with the log on standard error: as JSON lines, unless that is a terminal.
     #[arg(long)]
     pub(crate) foreground: bool,
     #[command(flatten)]

@@ -145,6 +145,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How long requests and activities may take to end when the server stops",
     ),
     setting(
+        "TOYGRES_SHUTDOWN_DELAY_SECONDS",
+        "`0`",
+        "How long a server that is told to stop goes on serving, not ready, so that balancers hear of it first",
+    ),
+    setting(
         "KUBECONFIG",
         "`~/.kube/config`, else the pod's service account",
         "The way to the cluster",

@@ -1,7 +1,8 @@
-//! Round every request: a trace id and a time limit.
+//! Round every request: a trace id, a time limit, and the leave-taking of a server that stops.
 
+use super::App;
 use super::problem::Failed;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -60,6 +61,17 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
         response
     };
     TRACE_ID.scope(trace_id, serve.instrument(span)).await
+}
+
+/// Has clients leave a server that is told to stop: the next request comes on a new connection, which a balancer gives to
+/// another server, and none is on its way into a connection that is just being closed.
+pub(crate) async fn part(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.stopping.is_cancelled() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 async fn serve(request: Request, next: Next) -> Response {

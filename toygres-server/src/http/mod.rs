@@ -43,9 +43,10 @@ pub(crate) fn router(service: App, config: &ServerConfig) -> Router {
         .fallback(problem::no_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(from_fn_with_state(gate, gate::admit))
-        .with_state(service)
+        .with_state(service.clone())
         .merge(openapi::page())
-        .layer(from_fn(guard::guard));
+        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(service, guard::part));
     if config.cors_origins.is_empty() {
         router
     } else {

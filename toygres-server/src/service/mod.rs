@@ -44,6 +44,8 @@ pub(crate) struct Service {
     /// This process, new with each start.
     pub(crate) process_id: Uuid,
     pub(crate) started: Instant,
+    /// Cancelled when the server is told to stop: it still serves, but wants no more work.
+    pub(crate) stopping: CancellationToken,
     pub(crate) settings: Vec<EffectiveSetting>,
     pub(crate) server_log: PathBuf,
     /// To be counted.

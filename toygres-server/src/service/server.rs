@@ -67,6 +67,13 @@ impl Service {
             !versions.is_empty(),
             format!("{}, PostgreSQL {list}", self.platform.name()),
         ));
+        if self.stopping.is_cancelled() {
+            checks.push(check(
+                "stopping",
+                false,
+                "told to stop: ask another server".to_owned(),
+            ));
+        }
         probe(checks)
     }
 

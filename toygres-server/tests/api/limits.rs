@@ -193,3 +193,37 @@ async fn a_database_that_hangs_holds_nobody_for_long() {
     .await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_stop_serves_on_until_balancers_know() {
+    const DELAY: u64 = 5;
+    let server = api(&[("TOYGRES_SHUTDOWN_DELAY_SECONDS", &DELAY.to_string())]).await;
+    let url = server.url.clone();
+    let client = reqwest::Client::new();
+    let get = async |path: &str| client.get(format!("{url}{path}")).send().await;
+    let before = get("/api/instances").await.unwrap();
+    assert_eq!(before.status(), 200);
+    assert!(!before.headers().contains_key("connection"));
+
+    let told = Instant::now();
+    let stopped = tokio::spawn(server.stop());
+    let probe = wait_for("the server to say that it is not ready", PATIENCE, || async {
+        let answer = get("/readyz").await.unwrap();
+        (answer.status() == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(probe.headers()["connection"], "close");
+    assert!(probe.text().await.unwrap().contains("stopping"));
+    assert_eq!(get("/livez").await.unwrap().status(), 200);
+    let meanwhile = get("/api/instances").await.unwrap();
+    assert_eq!(meanwhile.status(), 200);
+    assert_eq!(meanwhile.headers()["connection"], "close");
+
+    stopped.await.unwrap();
+    assert!(
+        told.elapsed() >= Duration::from_secs(DELAY),
+        "{:?}",
+        told.elapsed()
+    );
+    assert!(get("/livez").await.unwrap_err().is_connect());
+}

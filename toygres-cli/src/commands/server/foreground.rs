@@ -3,6 +3,7 @@
 use super::home;
 use crate::args::Start;
 use crate::failure::Result;
+use std::io::IsTerminal;
 use toygres_server::config::ServerConfig;
 use toygres_telemetry::{ConsoleFormat, LogConfig};
 
@@ -13,9 +14,15 @@ pub(super) async fn run(args: &Start) -> Result<()> {
     if home::running(&config.paths)?.is_none() {
         home::record_url(&config)?;
     }
+    // What a terminal does not show is collected by a program: of a container, by a service manager.
+    let format = if std::io::stderr().is_terminal() {
+        ConsoleFormat::Pretty
+    } else {
+        ConsoleFormat::Json
+    };
     let _log = toygres_telemetry::init(&LogConfig {
         file: Some(config.paths.server_log.clone()),
-        console: (!args.no_console).then_some(ConsoleFormat::Pretty),
+        console: (!args.no_console).then_some(format),
         filter: config.log_filter.clone(),
     })?;
     Ok(toygres_server::serve(config).await?)
