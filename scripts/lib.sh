@@ -129,7 +129,7 @@ need_packages() {
             etcd) has_command etcd || packages+=(etcd-server) ;;
             cni) [[ -x /usr/lib/cni/bridge ]] || packages+=(containernetworking-plugins) ;;
             golang-1.19) [[ -x /usr/lib/go-1.19/bin/go ]] || packages+=(golang-1.19-go) ;;
-            ca-certificates) [[ -e /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates) ;;
+            ca-certificates) [[ -d /usr/share/ca-certificates/mozilla ]] || packages+=(ca-certificates) ;;
             python3) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
             *) has_command "$what" || packages+=("$what") ;;
         esac

@@ -9,8 +9,8 @@ if [ "${1:-}" = --help ] || [ $# -ne 3 ]; then
     [ "${1:-}" = --help ] && exit 0 || exit 2
 fi
 program=$1 license=$2 root=$3
-certificates=/etc/ssl/certs/ca-certificates.crt
 umask 022
+export LC_ALL=C
 
 install -D -m 755 "$program" "$root/usr/local/bin/toygres"
 # Functions keep their names in backtraces; their lines are twice as much as the rest.
@@ -22,9 +22,10 @@ ldd "$program" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }' | while r
     install -D -m 755 "$(readlink -f "$library")" "$root$library"
 done
 
-install -D -m 644 "$certificates" "$root$certificates"
+# The authorities that the distribution trusts. Its bundle may hold more, which only this machine trusts.
+install -d "$root/etc/ssl/certs"
+cat /usr/share/ca-certificates/mozilla/*.crt >"$root/etc/ssl/certs/ca-certificates.crt"
 install -D -m 644 "$license" "$root/usr/share/doc/toygres/LICENSE"
-install -d "$root/etc"
 echo 'toygres:x:65532:65532:toygres:/var/lib/toygres:/sbin/nologin' >"$root/etc/passwd"
 echo 'toygres:x:65532:' >"$root/etc/group"
 echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
