@@ -32,7 +32,7 @@ check() {
 documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked --quiet; }
 
 scripts() {
-    shellcheck -x toygres .ci/run scripts/*.sh scripts/devcluster/devcluster scripts/devcluster/image/*.sh
+    shellcheck -x toygres .ci/run scripts/*.sh scripts/devcluster/devcluster scripts/devcluster/image/*.sh deploy/image/*.sh
 }
 
 # A golden file that no longer fits is a failing test with "golden" in its name.
