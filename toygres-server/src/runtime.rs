@@ -21,7 +21,7 @@ use toygres_cms::{Cms, MasterKey};
 use toygres_engine::{Engine, EngineConfig};
 use toygres_models::{Error, ErrorKind, Result, Secret};
 use toygres_platform::Platform;
-use toygres_platform::kubernetes::KubernetesPlatform;
+use toygres_platform::kubernetes::{Duty, KubernetesConfig, KubernetesPlatform};
 use toygres_platform::local::{LocalConfig, LocalPlatform};
 use uuid::Uuid;
 
@@ -315,9 +315,18 @@ fn master_key(config: &ServerConfig) -> Result<MasterKey> {
 
 async fn open_platform(config: &ServerConfig) -> Result<Arc<dyn Platform>> {
     match &config.platform {
-        PlatformKind::Kubernetes(kubernetes) => Ok(Arc::new(
-            KubernetesPlatform::open(kubernetes.as_ref().clone()).await?,
-        )),
+        PlatformKind::Kubernetes(kubernetes) => {
+            let duty = match config.mode {
+                Mode::All => Duty::All,
+                Mode::Api => Duty::Api,
+                Mode::Worker => Duty::Worker,
+            };
+            let kubernetes = KubernetesConfig {
+                duty,
+                ..kubernetes.as_ref().clone()
+            };
+            Ok(Arc::new(KubernetesPlatform::open(kubernetes).await?))
+        }
         PlatformKind::Local => Ok(Arc::new(LocalPlatform::open(local_config(config)).await?)),
     }
 }

@@ -1,6 +1,7 @@
 //! The way to the cluster, and whether toygres may do there what it has to.
 
-use super::config::{Address, KubernetesConfig};
+use super::authority;
+use super::config::{Address, Duty, KubernetesConfig};
 use super::fault::{fault, timeout};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -20,37 +21,51 @@ use toygres_models::{Error, ErrorKind, Result};
 /// A call that takes longer has failed. Watches and logs that are followed are not such calls.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What toygres does with each kind of object: group, resource, verbs. docs/kubernetes.md says why, and the chart
-/// allows just these.
-pub(super) const PERMISSIONS: &[(&str, &str, &[&str])] = &[
-    (
-        "",
-        "persistentvolumeclaims",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
-    (
-        "",
-        "secrets",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
-    (
-        "",
-        "services",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
-    (
-        "apps",
-        "statefulsets",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
-    (
-        "networking.k8s.io",
-        "networkpolicies",
-        &["get", "list", "watch", "create", "patch", "delete"],
-    ),
-    ("", "pods", &["get", "list", "watch", "delete"]),
-    ("", "pods/log", &["get"]),
-    ("", "events", &["list", "watch"]),
+/// What toygres does with a kind of object.
+struct Permission {
+    group: &'static str,
+    resource: &'static str,
+    /// What every process does.
+    verbs: &'static [&'static str],
+    /// What those besides do that make and repair instances.
+    worker: &'static [&'static str],
+    /// What those besides do that answer requests.
+    api: &'static [&'static str],
+}
+
+/// A kind that instances are made of: everybody watches it, and removes what is nobody's.
+const fn part(group: &'static str, resource: &'static str, worker: &'static [&'static str]) -> Permission {
+    Permission {
+        group,
+        resource,
+        verbs: &["list", "watch", "delete"],
+        worker,
+        api: &[],
+    }
+}
+
+/// All that toygres does in a namespace of instances. The chart in deploy/ allows just this, and says why.
+const PERMISSIONS: &[Permission] = &[
+    part("", "persistentvolumeclaims", &["get", "create", "patch"]),
+    part("", "secrets", &["get", "create", "patch"]),
+    part("", "services", &["create", "patch"]),
+    part("apps", "statefulsets", &["create", "patch"]),
+    part("networking.k8s.io", "networkpolicies", &["create", "patch"]),
+    part("", "pods", &[]),
+    Permission {
+        group: "",
+        resource: "pods/log",
+        verbs: &[],
+        worker: &[],
+        api: &["get"],
+    },
+    Permission {
+        group: "",
+        resource: "events",
+        verbs: &["list", "watch"],
+        worker: &[],
+        api: &[],
+    },
 ];
 
 /// What it does besides with [`Address::PortForward`].
@@ -144,24 +159,30 @@ pub(super) async fn call<T>(doing: &str, call: impl Future<Output = kube::Result
 pub(super) async fn check_permissions(
     client: &Client,
     namespaces: &Namespaces,
-    address: Address,
+    config: &KubernetesConfig,
 ) -> Result<()> {
     let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let duty = config.duty;
     let wanted = namespaces.allowed.iter().flat_map(|namespace| {
-        let all = |(group, resource, verbs): &'static (&str, &str, &[&str])| {
-            verbs.iter().map(move |verb| (*group, *resource, *verb))
+        let all = move |permission: &'static Permission| {
+            let worker = (duty != Duty::Api).then_some(permission.worker);
+            let api = (duty != Duty::Worker).then_some(permission.api);
+            let verbs = [Some(permission.verbs), worker, api];
+            let verbs = verbs.into_iter().flatten().flatten();
+            verbs.map(|verb| (permission.group, permission.resource, *verb))
         };
-        let forwarding = (address == Address::PortForward).then_some(FORWARDING);
+        let forwarding = (config.address == Address::PortForward).then_some(FORWARDING);
         PERMISSIONS
             .iter()
             .flat_map(all)
             .chain(forwarding)
-            .map(move |permission| (namespace.as_str(), permission))
+            .map(move |permission| (namespace.as_str(), permission, None))
     });
-    // The certificate authority.
-    let own = ["get", "create"].map(|verb| (namespaces.control_plane.as_str(), ("", "secrets", verb)));
-    let reviews = wanted.chain(own).map(|(namespace, permission)| async move {
-        let allowed = is_allowed(client, namespace, permission).await?;
+    // The certificate authority. What is to be created has no name yet that could be allowed.
+    let own = [("get", Some(authority::NAME)), ("create", None)];
+    let own = own.map(|(verb, name)| (namespaces.control_plane.as_str(), ("", "secrets", verb), name));
+    let reviews = wanted.chain(own).map(|(namespace, permission, name)| async move {
+        let allowed = is_allowed(client, namespace, permission, name).await?;
         Ok::<_, Error>((namespace, permission, allowed))
     });
     for reviewed in futures_util::future::join_all(reviews).await {
@@ -192,7 +213,12 @@ pub(super) async fn check_permissions(
     .hint("give its service account or user the role of docs/kubernetes.md"))
 }
 
-async fn is_allowed(client: &Client, namespace: &str, permission: (&str, &str, &str)) -> Result<bool> {
+async fn is_allowed(
+    client: &Client,
+    namespace: &str,
+    permission: (&str, &str, &str),
+    name: Option<&str>,
+) -> Result<bool> {
     let (group, resource, verb) = permission;
     let (resource, subresource) = match resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
@@ -206,6 +232,7 @@ async fn is_allowed(client: &Client, namespace: &str, permission: (&str, &str, &
                 resource: Some(resource.to_owned()),
                 subresource,
                 verb: Some(verb.to_owned()),
+                name: name.map(str::to_owned),
                 ..ResourceAttributes::default()
             }),
             ..SelfSubjectAccessReviewSpec::default()

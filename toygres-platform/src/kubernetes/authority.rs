@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use toygres_models::{Error, ErrorKind, Result};
 
 /// The secret's name.
-const NAME: &str = "toygres-ca";
+pub(super) const NAME: &str = "toygres-ca";
 /// How often it is read and made, should others make and remove it at the same time.
 const TRIES: usize = 3;
 

@@ -32,6 +32,18 @@ impl FromStr for Address {
     }
 }
 
+/// Which part of the work this process does, and so what it must be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Duty {
+    /// Everything.
+    #[default]
+    All,
+    /// It answers requests.
+    Api,
+    /// It makes, repairs and removes instances.
+    Worker,
+}
+
 /// Who may connect to instances, as a
 /// [network policy](https://kubernetes.io/docs/concepts/services-networking/network-policies/) knows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +98,8 @@ pub fn is_label(text: &str) -> bool {
 /// How to reach the cluster, and what instances are like there.
 #[derive(Debug, Clone)]
 pub struct KubernetesConfig {
+    /// Which part of the work this process does.
+    pub duty: Duty,
     /// A kubeconfig file. None: `KUBECONFIG`, `~/.kube/config`, else the service account of the pod that this is.
     pub kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig. None: its current one.
@@ -126,6 +140,7 @@ pub struct KubernetesConfig {
 impl Default for KubernetesConfig {
     fn default() -> Self {
         Self {
+            duty: Duty::default(),
             kubeconfig: None,
             context: None,
             namespace: None,

@@ -17,7 +17,7 @@ mod reach;
 mod reason;
 mod remove;
 
-pub use config::{Address, KubernetesConfig, Source, is_label};
+pub use config::{Address, Duty, KubernetesConfig, Source, is_label};
 
 use crate::{
     InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage, Unknown,
@@ -58,7 +58,7 @@ impl KubernetesPlatform {
     /// `Unavailable` if the API server does not answer.
     pub async fn open(config: KubernetesConfig) -> Result<Self> {
         let (client, namespaces) = access::connect(&config).await?;
-        access::check_permissions(&client, &namespaces, config.address).await?;
+        access::check_permissions(&client, &namespaces, &config).await?;
         let authority = authority::load_or_create(&client, &namespaces.control_plane).await?;
         let cache = Arc::new(Cache::start(&client, &namespaces.allowed).await?);
         Ok(Self {
