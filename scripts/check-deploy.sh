@@ -38,18 +38,20 @@ make_schema() {
     step "Fetching the schema of Kubernetes $kubernetes_version"
     local go module
     go=$(type -P go || echo /usr/local/go/bin/go)
-    # Its 300 MB go with the directory.
-    module=$(cd "$work" && GOPATH=$work/go GOFLAGS=-modcacherw "$go" mod download -json "k8s.io/kubernetes@$kubernetes_version" | jq -r .Dir) ||
+    # Of its 300 MB one file is kept.
+    module=$(cd "$work" && GOPATH=$work/go GOFLAGS=-modcacherw "$go" mod download -json \
+        "k8s.io/kubernetes@$kubernetes_version" | jq -r .Dir) ||
         fail "the sources of Kubernetes can't be fetched" "see above, then run this again"
     mkdir "$work/schema"
     jq '{definitions: .definitions | with_entries(.value |= (
             if .format == "int-or-string" then {anyOf: [{type: "string"}, {type: "integer"}]}
             elif .properties and (.additionalProperties | not) then . + {additionalProperties: false}
             else . end))}' "$module/api/openapi-spec/swagger.json" >"$work/schema/definitions.json"
-    jq -c '.definitions | to_entries[] | .key as $name | .value["x-kubernetes-group-version-kind"] // [] | .[] |
-            {$name, file: ([.kind, (.group | split(".")[0] // empty), .version] | join("-") | ascii_downcase)}' \
-        "$work/schema/definitions.json" | while read -r entry; do
-        jq -c '{"$ref": "definitions.json#/definitions/\(.name)"}' <<<"$entry" >"$work/schema/$(jq -r .file <<<"$entry").json"
+    local file name
+    jq -r '.definitions | to_entries[] | .key as $name | .value["x-kubernetes-group-version-kind"] // [] | .[] |
+            ([.kind, (.group | split(".")[0] // empty), .version] | join("-") | ascii_downcase) + " " + $name' \
+        "$work/schema/definitions.json" | while read -r file name; do
+        printf '{"%sref": "definitions.json#/definitions/%s"}\n' '$' "$name" >"$work/schema/$file.json"
     done
     mv "$work/schema" "$schema"
 }
