@@ -68,8 +68,15 @@ const PERMISSIONS: &[Permission] = &[
     },
 ];
 
-/// What it does besides with [`Address::PortForward`].
-const FORWARDING: (&str, &str, &str) = ("", "pods/portforward", "create");
+/// What it does besides with [`Address::PortForward`]. A WebSocket begins as a `get`, which is all that API servers ask
+/// about before Kubernetes 1.35; from then on they ask about `create` too.
+const FORWARDING: Permission = Permission {
+    group: "",
+    resource: "pods/portforward",
+    verbs: &["get", "create"],
+    worker: &[],
+    api: &[],
+};
 
 /// The namespaces that matter.
 #[derive(Debug, Clone)]
@@ -171,11 +178,11 @@ pub(super) async fn check_permissions(
             let verbs = verbs.into_iter().flatten().flatten();
             verbs.map(|verb| (permission.group, permission.resource, *verb))
         };
-        let forwarding = (config.address == Address::PortForward).then_some(FORWARDING);
+        let forwarding = (config.address == Address::PortForward).then_some(&FORWARDING);
         PERMISSIONS
             .iter()
-            .flat_map(all)
             .chain(forwarding)
+            .flat_map(all)
             .map(move |permission| (namespace.as_str(), permission, None))
     });
     // The certificate authority. What is to be created has no name yet that could be allowed.
@@ -246,4 +253,43 @@ async fn is_allowed(
     )
     .await?;
     Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_the_guide_lists_every_permission() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/kubernetes.md");
+        let guide = std::fs::read_to_string(path).unwrap();
+        let rows: Vec<String> = PERMISSIONS
+            .iter()
+            .chain([&FORWARDING])
+            .map(|permission| {
+                let group = match permission.group {
+                    "" => "core",
+                    group => group,
+                };
+                let verbs = [permission.verbs, permission.worker, permission.api].map(|verbs| match verbs {
+                    [] => "-".to_owned(),
+                    verbs => verbs.join(", "),
+                });
+                format!("| {group} | `{}` | {} | ", permission.resource, verbs.join(" | "))
+            })
+            .collect();
+        let listed = guide
+            .lines()
+            .filter(|line| rows.iter().any(|row| line.starts_with(row)));
+        assert_eq!(
+            listed.count(),
+            rows.len(),
+            "docs/kubernetes.md must have these rows, each with its reason:\n{}",
+            rows.join("\n")
+        );
+        // And none that is not needed.
+        let table = guide.split("| group | resource |").nth(1).unwrap();
+        let in_table = table.lines().take_while(|line| !line.is_empty()).count();
+        assert_eq!(in_table, rows.len() + 2, "{table}");
+    }
 }

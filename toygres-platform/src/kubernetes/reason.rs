@@ -397,4 +397,26 @@ mod tests {
             "{message}"
         );
     }
+
+    #[test]
+    fn golden_the_guide_explains_every_reason() {
+        let elsewhere = |reason: &Reason| {
+            matches!(
+                reason,
+                Reason::Queued
+                    | Reason::DiskFull
+                    | Reason::PortTaken
+                    | Reason::BinariesMissing
+                    | Reason::OtherHost
+            )
+        };
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/kubernetes.md");
+        let guide = std::fs::read_to_string(path).unwrap();
+        for reason in Reason::ALL.iter().filter(|reason| !elsewhere(reason)) {
+            assert!(
+                guide.contains(&format!("| `{reason}` |")),
+                "docs/kubernetes.md does not explain {reason}"
+            );
+        }
+    }
 }
