@@ -13,9 +13,10 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// Days of log files that are kept.
 const LOG_FILES_KEPT: usize = 14;
 
-/// duroxide-pg opens INFO spans whose fields hold whole payloads (design: "engine", fact 4): never recorded,
-/// whatever the configured filter says.
-const NEVER_RECORDED: &str = "duroxide::providers::postgres=off";
+/// Never recorded, whatever the configured filter says: duroxide-pg opens INFO spans whose fields hold whole payloads
+/// (design: "engine", fact 4), and the client of Kubernetes warns of an answer that it can't read with all of its
+/// text, which may be a secret.
+const NEVER_RECORDED: [&str; 2] = ["duroxide::providers::postgres=off", "kube_client::client=off"];
 
 /// How log lines look on the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,23 +49,7 @@ pub struct LogGuard {
 /// # Errors
 /// `Config` if the filter can't be read, the file can't be opened, or a subscriber is already there.
 pub fn init(config: &LogConfig) -> Result<LogGuard> {
-    let filter = || -> Result<EnvFilter> {
-        let filter = EnvFilter::try_new(&config.filter).map_err(|cause| {
-            Error::new(
-                ErrorKind::Config,
-                "log_filter",
-                format!("the log filter {:?} can't be read", config.filter),
-            )
-            .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
-            .source(cause)
-        })?;
-        Ok(filter.add_directive(
-            NEVER_RECORDED
-                .parse()
-                .map_err(|_| Error::internal("log directive"))?,
-        ))
-    };
-
+    let filter = || filter(&config.filter);
     let (file_layer, guard) = match &config.file {
         None => (None, None),
         Some(path) => {
@@ -111,6 +96,23 @@ pub fn init(config: &LogConfig) -> Result<LogGuard> {
     Ok(LogGuard { _file: guard })
 }
 
+fn filter(directives: &str) -> Result<EnvFilter> {
+    let mut filter = EnvFilter::try_new(directives).map_err(|cause| {
+        Error::new(
+            ErrorKind::Config,
+            "log_filter",
+            format!("the log filter {directives:?} can't be read"),
+        )
+        .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
+        .source(cause)
+    })?;
+    for never in NEVER_RECORDED {
+        let never = never.parse().map_err(|_| Error::internal("log directive"))?;
+        filter = filter.add_directive(never);
+    }
+    Ok(filter)
+}
+
 fn open(path: &std::path::Path) -> Result<RollingFileAppender> {
     let failed = |why: String| {
         Error::new(
@@ -132,4 +134,44 @@ fn open(path: &std::path::Path) -> Result<RollingFileAppender> {
         .latest_symlink(name.to_string_lossy())
         .build(directory)
         .map_err(|cause| failed(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_may_tell_secrets_is_not_recorded() {
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .with_filter(filter("trace,kube_client=trace").unwrap());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!(target: "duroxide::providers::postgres", "a payload");
+            tracing::warn!(target: "kube_client::client", "a secret");
+            tracing::debug!(target: "kube_client::config", "harmless");
+        });
+        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(written.contains("harmless"), "{written}");
+        assert!(
+            !written.contains("a payload") && !written.contains("a secret"),
+            "{written}"
+        );
+    }
 }
