@@ -68,6 +68,11 @@ pub(super) async fn answer(
                     StreamBody::new(cut(body, after)).boxed_unsync(),
                 ));
             }
+            Fault::SilenceWatch(after) => {
+                let (parts, body) = forward.await?.into_parts();
+                let body = cut(body, after).chain(stream::pending());
+                return Ok(Response::from_parts(parts, StreamBody::new(body).boxed_unsync()));
+            }
             Fault::StaleList => {
                 if let Some(kept) = armed.kept(&call) {
                     return Ok(json(StatusCode::OK, kept));

@@ -53,6 +53,8 @@ pub enum Fault {
     ExpireWatch,
     /// For a watch: its stream ends there, as if all were well.
     TruncateWatch(After),
+    /// For a watch: its stream says no more from there on, but does not end.
+    SilenceWatch(After),
     /// For a read: the first answer to the same path and query is kept and given again. Giving it again is what
     /// counts.
     StaleList,
