@@ -1,15 +1,16 @@
 //! The way to the cluster, and whether toygres may do there what it has to.
 
 use super::authority;
+use super::cache::WATCH_SECONDS;
 use super::config::{Address, Duty, KubernetesConfig};
-use super::fault::{fault, timeout};
+use super::fault::fault;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::PostParams;
 use kube::client::ClientBuilder;
 use kube::client::retry::RetryPolicy;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +19,14 @@ use tower::retry::RetryLayer;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, Result};
 
-/// A call that takes longer has failed. Watches and logs that are followed are not such calls.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Connecting may take so long.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// An API server that is silent for so long does not answer. Counted for each try, so that one that asks to be left
+/// alone for longer (`Retry-After`) is.
+const CALL_SILENCE: Duration = Duration::from_secs(10);
+/// The same for watches and logs that are followed, which may well have nothing to say: longer than a watch takes
+/// until it is begun anew.
+const STREAM_SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
 /// What toygres does with a kind of object.
 struct Permission {
@@ -89,34 +96,37 @@ pub(super) struct Namespaces {
     pub(super) control_plane: String,
 }
 
-/// A client for the cluster that is configured, and the namespaces in it. Connects to nothing yet.
-pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Client, Namespaces)> {
-    let wrong = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(
-            ErrorKind::Config,
-            "bad_kubeconfig",
-            "there is no way to a Kubernetes cluster",
-        )
-        .hint("set KUBECONFIG to a kubeconfig file, or run toygres in a pod with a service account")
-        .source(cause)
-    };
+/// Clients for the cluster that is configured. They differ in how long they wait for something to come.
+pub(super) struct Clients {
+    /// For what is answered at once.
+    pub(super) calls: Client,
+    /// For watches, and logs that are followed.
+    pub(super) streams: Client,
+    /// For connections that are forwarded.
+    pub(super) forwards: Client,
+}
+
+/// The way to the cluster that is configured, and the namespaces in it. Connects to nothing yet.
+pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Clients, Namespaces)> {
     let options = KubeConfigOptions {
         context: config.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let mut way = match &config.kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|cause| wrong(cause.into()))?;
-            Config::from_custom_kubeconfig(file, &options)
-                .await
-                .map_err(|cause| wrong(cause.into()))?
+    let read = async {
+        match &config.kubeconfig {
+            Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
+            None if config.context.is_some() => Config::from_kubeconfig(&options).await,
+            None => match Config::infer().await {
+                Ok(way) => Ok(way),
+                // Outside a cluster the kubeconfig is what somebody has to mend.
+                Err(cause) => Err(cause.kubeconfig),
+            },
         }
-        None if config.context.is_some() => Config::from_kubeconfig(&options)
-            .await
-            .map_err(|cause| wrong(cause.into()))?,
-        None => Config::infer().await.map_err(|cause| wrong(cause.into()))?,
     };
-    way.connect_timeout = Some(Duration::from_secs(5));
+    let mut way = read.await.map_err(no_way)?;
+    way.connect_timeout = Some(CONNECT_LIMIT);
+    // What counts is the time since a request was sent, not since a connection was last used.
+    way.reset_reader_on_write = true;
     // Its own retries go on for as long as a quarter of an hour; who called would not learn why it takes so long.
     way.default_retry = false;
     let default = config
@@ -143,20 +153,46 @@ pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Client, Namesp
     // 429 and Retry-After are obeyed; what is not over after a few tries is for the orchestration to wait out.
     let retries = RetryPolicy::new(Duration::from_millis(50), Duration::from_secs(1), 4, true)
         .map_err(|cause| Error::internal("a retry policy can't be made").source(cause))?;
-    let client = ClientBuilder::try_from(way)
-        .map_err(|cause| wrong(cause.into()))?
-        .with_layer(&BufferLayer::new(1024))
-        .with_layer(&RetryLayer::new(retries))
-        .build();
-    Ok((client, namespaces))
+    let client = |silence| {
+        let mut way = way.clone();
+        way.read_timeout = silence;
+        let client = ClientBuilder::try_from(way)
+            .map_err(|cause| fault("use the kubeconfig", cause))?
+            .with_layer(&BufferLayer::new(1024))
+            .with_layer(&RetryLayer::new(retries.clone()))
+            .build();
+        Ok::<_, Error>(client)
+    };
+    let clients = Clients {
+        calls: client(Some(CALL_SILENCE))?,
+        streams: client(Some(STREAM_SILENCE))?,
+        forwards: client(None)?,
+    };
+    Ok((clients, namespaces))
 }
 
-/// Waits for a call's answer, for as long as a call may take.
+/// Why there is no way to a cluster. Never in the words of a parser: they may be lines of the file, with a token in them.
+fn no_way(cause: KubeconfigError) -> Error {
+    let why = match cause {
+        KubeconfigError::ReadConfig(cause, path) => format!("{} can't be read: {}", path.display(), cause.kind()),
+        KubeconfigError::CurrentContextNotSet => "the kubeconfig does not say which context to use".to_owned(),
+        KubeconfigError::LoadContext(context) => format!("the kubeconfig has no context {context}"),
+        KubeconfigError::LoadClusterOfContext(cluster) => format!("the kubeconfig has no cluster {cluster}"),
+        KubeconfigError::FindUser(user) => format!("the kubeconfig has no user {user}"),
+        KubeconfigError::FindPath => "there is no kubeconfig".to_owned(),
+        _ => "the kubeconfig is not one that can be used".to_owned(),
+    };
+    Error::new(
+        ErrorKind::Config,
+        "bad_kubeconfig",
+        format!("there is no way to a Kubernetes cluster: {why}"),
+    )
+    .hint("set KUBECONFIG to a kubeconfig file, or run toygres in a pod with a service account")
+}
+
+/// A call's answer, its failure classed.
 pub(super) async fn call<T>(doing: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
-    match tokio::time::timeout(CALL_LIMIT, call).await {
-        Ok(answer) => answer.map_err(|cause| fault(doing, cause)),
-        Err(_) => Err(timeout(doing)),
-    }
+    call.await.map_err(|cause| fault(doing, cause))
 }
 
 /// Makes sure that all that toygres has to do is allowed.

@@ -20,6 +20,7 @@ const TRIES: usize = 3;
 /// The authority of this deployment. The first of its processes makes it; of several that do so at once, one does.
 pub(super) async fn load_or_create(client: &Client, namespace: &str) -> Result<Authority> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut failed = None;
     for _ in 0..TRIES {
         let there = call("read the secret toygres-ca", secrets.get_opt(NAME)).await?;
         if let Some(secret) = there {
@@ -44,20 +45,19 @@ pub(super) async fn load_or_create(client: &Client, namespace: &str) -> Result<A
             ])),
             ..Secret::default()
         };
-        match secrets.create(&PostParams::default(), &secret).await {
+        let parameters = PostParams::default();
+        let made = secrets.create(&parameters, &secret);
+        match call("create the secret toygres-ca", made).await {
             Ok(_) => {
                 tracing::info!(namespace, "made a certificate authority for instances");
                 return Authority::load(&certificate, &key);
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(cause) => return Err(super::fault::fault("create the secret toygres-ca", cause)),
+            // Another has made it, or this was done but not answered: it is there then.
+            Err(error) if error.retryable() => failed = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    Err(Error::new(
-        ErrorKind::Unavailable,
-        "certificate_authority_unavailable",
-        format!("the secret {NAME} in the namespace {namespace} comes and goes"),
-    ))
+    Err(failed.unwrap_or_else(|| Error::internal("no try was made")))
 }
 
 fn load(secret: &Secret) -> Result<Authority> {

@@ -27,6 +27,10 @@ use tokio::task::JoinSet;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, Result};
 
+/// After so many seconds a watch is begun anew, from where it was. One whose connection has died without a word is
+/// found dead five seconds later: for so long, and no longer, what happens may go unseen. Kubernetes' own clients,
+/// which ping, find out as late. Beginning anew sends nothing twice, and costs a request a kind.
+pub(super) const WATCH_SECONDS: u32 = 30;
 /// How long the first lists may take.
 const FIRST_LISTS_LIMIT: Duration = Duration::from_secs(20);
 
@@ -260,7 +264,8 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn kinds(&self, watches: &mut JoinSet<()>) -> Kinds {
-        let managed = || watcher::Config::default().labels(MANAGED);
+        let any = || watcher::Config::default().timeout(WATCH_SECONDS);
+        let managed = || any().labels(MANAGED);
         Kinds {
             stateful_sets: self.objects(watches, managed()),
             pods: self.objects(watches, managed()),
@@ -268,7 +273,7 @@ impl Start<'_> {
             services: self.objects(watches, managed()),
             policies: self.objects(watches, managed()),
             secrets: self.objects(watches, managed()),
-            warnings: self.objects(watches, watcher::Config::default().fields("type=Warning")),
+            warnings: self.objects(watches, any().fields("type=Warning")),
         }
     }
 

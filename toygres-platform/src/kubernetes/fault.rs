@@ -5,6 +5,9 @@ use std::error::Error as StdError;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind};
 
+const CHECK_SERVER: &str =
+    "check that the API server runs, and that the address in the kubeconfig can be reached from here";
+
 /// Classes an error by its type: the HTTP status and the words that Kubernetes gives it
 /// ([API conventions](https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#http-status-codes)).
 /// `doing` says what was tried (`apply the service shop-1a2b3c4d-rw`).
@@ -18,12 +21,13 @@ pub(super) fn fault(doing: &str, cause: kube::Error) -> Error {
 }
 
 /// The API server did not answer in time.
-pub(super) fn timeout(doing: &str) -> Error {
+fn timeout(doing: &str) -> Error {
     Error::new(
         ErrorKind::Timeout,
         Reason::PlatformUnavailable.as_str(),
         format!("could not {doing}: the Kubernetes API server takes too long to answer"),
     )
+    .hint(CHECK_SERVER)
 }
 
 fn refused(doing: &str, status: &Status) -> Error {
@@ -55,7 +59,8 @@ fn refused(doing: &str, status: &Status) -> Error {
             format!("could not {doing}: {said}"),
         )
         .hint("create the namespace"),
-        404 => new(
+        // Another 404 is not the API server's word, but that of something on the way to it.
+        404 if status.reason == "NotFound" => new(
             ErrorKind::NotFound,
             Reason::Stopped.as_str(),
             format!("could not {doing}: {said}"),
@@ -119,6 +124,7 @@ fn lost(doing: &str, cause: &kube::Error) -> Error {
         Reason::PlatformUnavailable.as_str(),
         format!("could not {doing}: the Kubernetes API server can't be reached"),
     )
+    .hint(CHECK_SERVER)
 }
 
 fn chain<'a>(cause: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -176,7 +182,7 @@ mod tests {
                 "namespace_terminating",
             ),
             (404, "", about("namespaces"), K::Unavailable, "namespace_missing"),
-            (404, "", about("pods"), K::NotFound, "stopped"),
+            (404, "<html>", none(), K::Unavailable, "platform_unavailable"),
             (409, "", none(), K::Unavailable, "platform_unavailable"),
             (410, "", none(), K::Unavailable, "platform_unavailable"),
             (422, "", none(), K::Config, "platform_refused"),
@@ -191,6 +197,16 @@ mod tests {
                 "{code} {message}"
             );
         }
+    }
+
+    #[test]
+    fn only_the_api_server_says_that_something_is_not_there() {
+        let status = |reason: &str| {
+            let status = Status::failure("pods \"shop-0\" not found", reason).with_code(404);
+            fault("read the pod", kube::Error::Api(status.boxed())).kind()
+        };
+        assert_eq!(status("NotFound"), ErrorKind::NotFound);
+        assert_eq!(status("Failed to parse error data"), ErrorKind::Unavailable);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl KubernetesPlatform {
         instance: InstanceRef,
         options: LogOptions,
     ) -> BoxStream<'static, Result<String>> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        let pods: Api<Pod> = Api::namespaced(self.streams.clone(), &namespace);
         let name = pod_name(&instance.object_name());
         let cache = self.cache.clone();
         try_stream! {
@@ -81,7 +81,13 @@ impl KubernetesPlatform {
                     }
                     // There is no pod, or its container has not begun.
                     Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404) => {}
-                    Err(cause) => Err(fault(&format!("follow the log of the pod {name}"), cause))?,
+                    Err(cause) => {
+                        let error = fault(&format!("follow the log of the pod {name}"), cause);
+                        // It has nothing to say, of which a node does not even tell that it could.
+                        if error.kind() != ErrorKind::Timeout {
+                            Err(error)?;
+                        }
+                    }
                 }
                 if cache.look(&namespace, &instance).objects().is_empty() {
                     return;

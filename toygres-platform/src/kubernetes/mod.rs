@@ -22,7 +22,7 @@ pub use config::{Address, Duty, KubernetesConfig, Source, is_label};
 use crate::{
     InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage, Unknown,
 };
-use access::Namespaces;
+use access::{Clients, Namespaces};
 use async_trait::async_trait;
 use cache::{Cache, Seen};
 use certificates::Authority;
@@ -45,6 +45,8 @@ pub struct KubernetesPlatform {
     config: KubernetesConfig,
     namespaces: Namespaces,
     client: Client,
+    /// For what goes on until somebody ends it.
+    streams: Client,
     authority: Authority,
     cache: Arc<Cache>,
     forwards: Forwards,
@@ -57,15 +59,21 @@ impl KubernetesPlatform {
     /// `Config` `bad_kubeconfig` without a way to a cluster, `permission_denied` with everything that is not allowed;
     /// `Unavailable` if the API server does not answer.
     pub async fn open(config: KubernetesConfig) -> Result<Self> {
-        let (client, namespaces) = access::connect(&config).await?;
+        let (clients, namespaces) = access::connect(&config).await?;
+        let Clients {
+            calls: client,
+            streams,
+            forwards,
+        } = clients;
         access::check_permissions(&client, &namespaces, &config).await?;
         let authority = authority::load_or_create(&client, &namespaces.control_plane).await?;
-        let cache = Arc::new(Cache::start(&client, &namespaces.allowed).await?);
+        let cache = Arc::new(Cache::start(&streams, &namespaces.allowed).await?);
         Ok(Self {
             config,
             namespaces,
-            forwards: Forwards::new(client.clone()),
+            forwards: Forwards::new(forwards),
             client,
+            streams,
             authority,
             cache,
         })

@@ -34,24 +34,23 @@ impl KubernetesPlatform {
         let begun = Instant::now();
         loop {
             let left = self.left(namespace, instance).await?;
-            if left.is_empty() {
-                self.cache
-                    .wait_until(namespace, instance, LOOK_AGAIN, |seen| seen.objects().is_empty())
-                    .await;
-                return Ok(());
-            }
             for object in left
                 .iter()
                 .filter(|left| left.metadata.deletion_timestamp.is_none())
             {
                 self.delete(namespace, object).await?;
             }
+            let is_unseen = self
+                .cache
+                .wait_until(namespace, instance, LOOK_AGAIN, |seen| seen.objects().is_empty())
+                .await;
+            // Lists and watches have to say so: either may be behind.
+            if left.is_empty() && is_unseen {
+                return Ok(());
+            }
             if begun.elapsed() + LOOK_AGAIN > LIMIT {
                 return Err(still_there(&left));
             }
-            self.cache
-                .wait_until(namespace, instance, LOOK_AGAIN, |seen| seen.objects().is_empty())
-                .await;
         }
     }
 
@@ -122,6 +121,13 @@ fn still_there(left: &[Left]) -> Error {
     if let Some((reason, message)) = held {
         return Error::new(ErrorKind::Unavailable, reason.as_str(), message)
             .hint("find out who set that finalizer, and have it let go");
+    }
+    if left.is_empty() {
+        return Error::new(
+            ErrorKind::Unavailable,
+            Reason::PlatformUnavailable.as_str(),
+            "the Kubernetes API server lists nothing of it any more, but has not said yet that it has gone",
+        );
     }
     let names: Vec<String> = left
         .iter()
