@@ -9,21 +9,28 @@
 )]
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, ListParams, PostParams, PropagationPolicy};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, PropagationPolicy};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tempfile::NamedTempFile;
+use tokio::task::JoinSet;
 use toygres_platform::conformance::Hooks;
 use toygres_platform::kubernetes::{Address, KubernetesConfig, KubernetesPlatform};
 use toygres_platform::{InstanceRef, Platform};
+use toygres_testing::proxy::FaultProxy;
 use toygres_testing::wait_for;
 use uuid::Uuid;
 
@@ -140,6 +147,88 @@ impl Kubernetes {
             there.is_none_or(|there| there.meta().uid != uid).then_some(())
         };
         wait_for(&format!("{name} to be gone"), Duration::from_secs(60), gone).await;
+    }
+}
+
+/// A kubeconfig of one cluster and one user, as JSON.
+pub fn write_kubeconfig(cluster: &serde_json::Value, user: &serde_json::Value) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    });
+    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+    file
+}
+
+/// A kubeconfig of the way through a proxy.
+pub fn kubeconfig_through(proxy: &FaultProxy) -> NamedTempFile {
+    let server = proxy.config().cluster_url.to_string();
+    write_kubeconfig(&json!({ "server": server }), &json!({}))
+}
+
+/// Every object of toygres's that there ever was in a namespace since this was started.
+pub struct Made {
+    all: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
+    _watches: JoinSet<()>,
+}
+
+impl Made {
+    /// Watches the namespace, not through a proxy.
+    pub fn watch(client: &Client, namespace: &str) -> Self {
+        let kinds = [
+            ApiResource::erase::<StatefulSet>(&()),
+            ApiResource::erase::<Pod>(&()),
+            ApiResource::erase::<Service>(&()),
+            ApiResource::erase::<Secret>(&()),
+            ApiResource::erase::<NetworkPolicy>(&()),
+            ApiResource::erase::<PersistentVolumeClaim>(&()),
+        ];
+        let all: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::default();
+        let mut watches = JoinSet::new();
+        for kind in kinds {
+            let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+            let all = all.clone();
+            let seen = watcher(objects, watcher::Config::default().labels(MANAGED))
+                .default_backoff()
+                .touched_objects()
+                .for_each(move |object| {
+                    let metadata = object.unwrap().metadata;
+                    let name = format!("{} {}", kind.kind, metadata.name.unwrap());
+                    let uids = &mut *all.lock().unwrap();
+                    uids.entry(name).or_default().insert(metadata.uid.unwrap());
+                    std::future::ready(())
+                });
+            watches.spawn(seen);
+        }
+        Self {
+            all,
+            _watches: watches,
+        }
+    }
+
+    /// Waits until the seven objects of an instance were seen; makes sure that each was made once.
+    pub async fn each_once(&self, object_name: &str) {
+        let of_it = || {
+            let all = self.all.lock().unwrap();
+            let of_it = all.iter().filter(|(name, _)| name.contains(object_name));
+            of_it
+                .map(|(name, uids)| (name.clone(), uids.len()))
+                .collect::<Vec<_>>()
+        };
+        wait_for("all to be seen", Duration::from_secs(20), async || {
+            (of_it().len() >= 7).then_some(())
+        })
+        .await;
+        let made = of_it();
+        assert!(
+            made.len() == 7 && made.iter().all(|(_, times)| *times == 1),
+            "{made:?}"
+        );
     }
 }
 
