@@ -64,6 +64,8 @@ impl Activity for TestConnection {
                 output = test(deps, &provisioning).await?;
             }
             if output.check.healthy {
+                // Before anybody is told that it runs.
+                deps.platform.keep_data(&reference(&provisioning)).await?;
                 return Ok(output);
             }
             let why = output.check.error_message.unwrap_or_default();

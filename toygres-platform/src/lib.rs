@@ -177,6 +177,12 @@ pub trait Platform: Send + Sync + 'static {
     /// `Config` if it can't ever work on this platform, `StorageLost` as said at [`Storage::MustExist`].
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()>;
 
+    /// Tells the platform that the storage holds a database from now on: whatever it does by itself, it never makes an
+    /// empty one again.
+    async fn keep_data(&self, _instance: &InstanceRef) -> Result<()> {
+        Ok(())
+    }
+
     /// What of an instance that should be there differs from what [`ensure`](Self::ensure) would make of it, each in
     /// words for people (`the service shop-1a2b3c4d-rw is missing`). What does not differ comes right without another
     /// `ensure`, if it can. None: this platform can't tell. Costs it nothing.

@@ -118,6 +118,10 @@ async fn repaired(cluster: &Cluster, what: &str) {
     .await;
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what only tests read is no configuration of the server"
+)]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -115,11 +115,10 @@ pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Clients, Names
     let read = async {
         match &config.kubeconfig {
             Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await,
-            None if config.context.is_some() => Config::from_kubeconfig(&options).await,
-            None => match Config::infer().await {
-                Ok(way) => Ok(way),
+            None => match Config::from_kubeconfig(&options).await {
                 // Outside a cluster the kubeconfig is what somebody has to mend.
-                Err(cause) => Err(cause.kubeconfig),
+                Err(cause) if config.context.is_none() => Config::incluster().map_err(|_| cause),
+                found => found,
             },
         }
     };
@@ -174,11 +173,14 @@ pub(super) async fn connect(config: &KubernetesConfig) -> Result<(Clients, Names
 /// Why there is no way to a cluster. Never in the words of a parser: they may be lines of the file, with a token in them.
 fn no_way(cause: KubeconfigError) -> Error {
     let why = match cause {
-        KubeconfigError::ReadConfig(cause, path) => format!("{} can't be read: {}", path.display(), cause.kind()),
-        KubeconfigError::CurrentContextNotSet => "the kubeconfig does not say which context to use".to_owned(),
+        KubeconfigError::ReadConfig(cause, path) => {
+            format!("{} can't be read: {}", path.display(), cause.kind())
+        }
+        KubeconfigError::CurrentContextNotSet => {
+            "the kubeconfig does not say which context to use".to_owned()
+        }
         KubeconfigError::LoadContext(context) => format!("the kubeconfig has no context {context}"),
         KubeconfigError::LoadClusterOfContext(cluster) => format!("the kubeconfig has no cluster {cluster}"),
-        KubeconfigError::FindUser(user) => format!("the kubeconfig has no user {user}"),
         KubeconfigError::FindPath => "there is no kubeconfig".to_owned(),
         _ => "the kubeconfig is not one that can be used".to_owned(),
     };

@@ -7,11 +7,11 @@ use super::config::Address;
 use super::difference::difference;
 use super::forward;
 use super::manifests::{
-    self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service,
+    self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service, holding_data,
     is_marked_as_holding_data, network_policy, stateful_set,
 };
 use super::reason::is_started;
-use crate::{InstanceSpec, Storage};
+use crate::{InstanceRef, InstanceSpec, Storage};
 use chrono::{DateTime, Utc};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -87,7 +87,7 @@ impl KubernetesPlatform {
             if let (Ok(wanted), Ok(seen)) = (serde_json::to_value(wanted), serde_json::to_value(&**seen))
                 && let Some(field) = difference(&wanted, &seen)
             {
-                differences.push(format!("{field} of the {kind} {name} was changed"));
+                differences.push(format!("{field} of the {kind} {name} is not as it should be"));
             }
         }
         let wanted = self.wanted(spec)?;
@@ -239,6 +239,17 @@ impl KubernetesPlatform {
         self.apply(wanted, manifests::secret(wanted, &contents)).await
     }
 
+    /// Has the server refuse to make an empty database from now on.
+    pub(super) async fn mark_as_holding_data(&self, namespace: &str, instance: &InstanceRef) -> Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let name = instance.object_name();
+        let mark = Patch::Merge(holding_data());
+        let parameters = PatchParams::default();
+        let marked = secrets.patch_metadata(&name, &parameters, &mark);
+        call(&format!("mark the secret {name}"), marked).await?;
+        Ok(())
+    }
+
     /// Every name and address of the server that a client may use.
     fn server_names(&self, wanted: &Wanted<'_>, service: &Service) -> BTreeSet<String> {
         let name = service.name_any();
@@ -295,9 +306,10 @@ impl KubernetesPlatform {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), wanted.namespace);
         let name = pod.name_any();
         let this_one = DeleteParams {
+            // As it was seen: one that has started since is left alone.
             preconditions: Some(Preconditions {
                 uid: pod.uid(),
-                resource_version: None,
+                resource_version: pod.resource_version(),
             }),
             ..DeleteParams::default()
         };

@@ -17,8 +17,17 @@ pub(super) fn fault(doing: &str, cause: kube::Error) -> Error {
         kube::Error::Auth(_) => unauthenticated(doing),
         _ => lost(doing, &cause),
     };
-    error.context(format!("could not {doing}")).source(cause)
+    let error = error.context(format!("could not {doing}"));
+    match cause {
+        kube::Error::Api(status) => error.context(format!("{} {}", status.code, status.reason)),
+        // In the words of a parser, which may be those of a secret.
+        kube::Error::SerdeError(_) => error.context("the answer can't be read"),
+        cause => error.source(cause),
+    }
 }
+
+/// How much of what the API server says is passed on.
+const SAID_CHARACTERS: usize = 400;
 
 /// The API server did not answer in time.
 fn timeout(doing: &str) -> Error {
@@ -31,7 +40,7 @@ fn timeout(doing: &str) -> Error {
 }
 
 fn refused(doing: &str, status: &Status) -> Error {
-    let said = &status.message;
+    let said = said(status);
     let new = |kind, code: &'static str, message: String| Error::new(kind, code, message);
     match status.code {
         401 => unauthenticated(doing),
@@ -41,7 +50,7 @@ fn refused(doing: &str, status: &Status) -> Error {
             format!("could not {doing}: its namespace is being deleted"),
         ),
         // Kubernetes has no other word for it.
-        403 if said.contains("exceeded quota") => new(
+        403 if status.message.contains("exceeded quota") => new(
             ErrorKind::Throttled,
             Reason::Quota.as_str(),
             format!("could not {doing}: {said}"),
@@ -85,6 +94,29 @@ fn refused(doing: &str, status: &Status) -> Error {
             ),
         ),
     }
+}
+
+/// What the API server says, fit for people: its refusals of a field may hold pages, with control characters.
+fn said(status: &Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let causes: Vec<String> = causes
+        .map(|cause| format!("{}: {}", cause.field, cause.message))
+        .collect();
+    let whole = if causes.is_empty() {
+        status.message.clone()
+    } else {
+        causes.join("; ")
+    };
+    let printable: String = whole
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let mut words: String = printable.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = words.char_indices().nth(SAID_CHARACTERS) {
+        words.truncate(end);
+        words.push_str("...");
+    }
+    words
 }
 
 fn has_cause(status: &Status, reason: &str) -> bool {

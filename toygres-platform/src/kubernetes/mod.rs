@@ -210,6 +210,11 @@ impl Platform for KubernetesPlatform {
         self.apply_all(spec, storage).await
     }
 
+    async fn keep_data(&self, instance: &InstanceRef) -> Result<()> {
+        let namespace = self.namespace(instance.namespace.as_deref());
+        self.mark_as_holding_data(namespace, instance).await
+    }
+
     async fn differences(&self, spec: &InstanceSpec, storage: Storage) -> Result<Option<Vec<String>>> {
         self.all_differences(spec, storage).map(Some)
     }

@@ -6,6 +6,7 @@ use crate::kubernetes::certificates::ServerCertificate;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Who may connect, and how: with the password over TLS, or with the password from inside the pod
@@ -53,6 +54,14 @@ pub(in super::super) fn secret(wanted: &Wanted<'_>, contents: &Contents<'_>) -> 
         data: Some(data),
         ..Secret::default()
     }
+}
+
+/// What has the secret tell the server so, as a [merge patch](https://www.rfc-editor.org/rfc/rfc7386).
+pub(in super::super) fn holding_data() -> Value {
+    json!({
+        "metadata": {"annotations": {HOLDS_DATA: "true"}},
+        "data": {HOLDS_DATA_FILE: bytes("true\n")},
+    })
 }
 
 /// Whether the secret tells the server never to make an empty database.
