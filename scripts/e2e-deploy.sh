@@ -57,9 +57,9 @@ clean_up() {
         if [[ -n ${kubectl[*]:-} ]]; then
             [[ $status -eq 0 || $status -eq 130 ]] || show_cluster
             step "Removing $namespace"
-            [[ ! -s $work/manifests.yaml ]] || "${kubectl[@]}" --namespace "$namespace" delete --ignore-not-found \
-                --wait=false --filename "$work/manifests.yaml" >/dev/null || true
-            "${kubectl[@]}" --request-timeout=0 delete namespace --ignore-not-found --timeout="${limit}s" "$databases" "$namespace" >&2 || true
+            [[ ! -s $work/manifests.yaml ]] || "${kubectl[@]}" delete --ignore-not-found --wait=false \
+                --filename "$work/manifests.yaml" >/dev/null || true
+            patiently delete namespace --ignore-not-found --timeout="${limit}s" "$databases" "$namespace" >&2 || true
         fi
         rm -rf "$work"
     fi
@@ -125,27 +125,30 @@ until_done() {
     done
 }
 
-in_() { "${kubectl[@]}" --namespace "$namespace" "$@"; }
 # For what waits longer than an answer may take.
-in_for_long() { in_ --request-timeout=0 "$@"; }
+patiently() { "${kubectl[@]}" --request-timeout=0 "$@"; }
 
 # address SERVICE: the address of a service in the cluster.
-address() { in_ get service "$1" --output 'jsonpath={.spec.clusterIP}'; }
+address() { "${kubectl[@]}" get service "$1" --output 'jsonpath={.spec.clusterIP}'; }
 
 # put_secret NAME KEY: makes a secret of what comes in. Not by an argument, which the list of processes would show.
-put_secret() { in_ create secret generic "$1" --from-file="$2=/dev/stdin" >/dev/null; }
+put_secret() { "${kubectl[@]}" create secret generic "$1" --from-file="$2=/dev/stdin" >/dev/null; }
 
 step "Preparing the namespace $namespace"
 "${kubectl[@]}" create namespace "$namespace" >/dev/null ||
     fail "the cluster of $KUBECONFIG does not take a namespace" "kubectl --kubeconfig=$KUBECONFIG get nodes"
 "${kubectl[@]}" create namespace "$databases" >/dev/null
+# What says no namespace is there: of the chart's objects some do.
+"${kubectl[@]}" config view --raw --minify --flatten >"$work/kubeconfig"
+export KUBECONFIG=$work/kubeconfig
+"${kubectl[@]}" config set-context --current --namespace="$namespace" >/dev/null
 password=$(openssl rand -hex 16)
 token=$(openssl rand -hex 24)
 printf 'authorization: Bearer %s\n' "$token" >"$work/authorization"
 printf %s "$password" | put_secret control-database password
 openssl rand -base64 32 | tr -d '\n' | put_secret toygres-master-key key
 printf %s "$token" | put_secret toygres-bootstrap-token token
-in_ apply --filename - >/dev/null <<'YAML'
+"${kubectl[@]}" apply --filename - >/dev/null <<'YAML'
 apiVersion: v1
 kind: Service
 metadata:
@@ -197,37 +200,37 @@ instances:
   address: cluster-ip
 networkPolicy: {enabled: true}
 YAML
-version=$("${kubectl[@]}" version --output json | jq -r .serverVersion.gitVersion)
+version=$("${kubectl[@]}" version --output json 2>/dev/null | jq -r .serverVersion.gitVersion)
 "$helm" template "$release" "$chart" --namespace "$namespace" --kube-version "$version" --values "$work/values.yaml" \
     >"$work/manifests.yaml"
 # The service first: the certificate is for its address.
-in_ create --dry-run=client --output json --filename "$work/manifests.yaml" |
+"${kubectl[@]}" create --dry-run=client --output json --filename "$work/manifests.yaml" |
     jq -s '[.[] | if .kind == "List" then .items[] else . end | select(.kind == "Service")]
         | {apiVersion: "v1", kind: "List", items: .}' >"$work/service.json"
-in_ apply --filename "$work/service.json" >/dev/null
+"${kubectl[@]}" apply --filename "$work/service.json" >/dev/null
 service=$(jq -r '.items[0].metadata.name' "$work/service.json")
 api=$(address "$service")
 url=https://$api:$(jq -r '.items[0].spec.ports[0].port' "$work/service.json")
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=toygres \
     -addext "subjectAltName=IP:$api" -keyout "$work/tls.key" -out "$work/tls.crt" 2>/dev/null
-in_ create secret tls toygres-tls --cert="$work/tls.crt" --key="$work/tls.key" >/dev/null
-in_for_long wait --for=condition=Ready "--timeout=${limit}s" pod/control-database >/dev/null
+"${kubectl[@]}" create secret tls toygres-tls --cert="$work/tls.crt" --key="$work/tls.key" >/dev/null
+patiently wait --for=condition=Ready "--timeout=${limit}s" pod/control-database >/dev/null
 
 # ---- Installed ----
 
 step "Installing the chart"
 began=$SECONDS
-in_ apply --filename "$work/manifests.yaml" >/dev/null
-mapfile -t deployments < <(in_ get deployments --output name)
+"${kubectl[@]}" apply --filename "$work/manifests.yaml" >/dev/null
+mapfile -t deployments < <("${kubectl[@]}" get deployments --output name)
 rolled_out() {
     local deployment
     for deployment in "${deployments[@]}"; do
-        in_for_long rollout status "--timeout=${limit}s" "$deployment" >/dev/null ||
+        patiently rollout status "--timeout=${limit}s" "$deployment" >/dev/null ||
             fail "$deployment is not ready after $limit s"
     done
 }
 rolled_out
-ready=$(in_ get deployments --output json | jq -c '[.items[].status.readyReplicas]')
+ready=$("${kubectl[@]}" get deployments --output json | jq -c '[.items[].status.readyReplicas]')
 [[ $ready == '[2,2]' ]] || fail "2 API pods and 2 workers are expected, and ready are $ready"
 installed=$((SECONDS - began))
 
@@ -324,17 +327,17 @@ ask_for_more() {
 }
 
 step "Restarting all of toygres, while clients ask"
-mapfile -t before < <(in_ get pods --selector app.kubernetes.io/name=toygres --output name)
+mapfile -t before < <("${kubectl[@]}" get pods --selector app.kubernetes.io/name=toygres --output name)
 began=$SECONDS
 read_on &
 clients+=($!)
 ask_for_more &
 asks=$!
 clients+=("$asks")
-in_ rollout restart "${deployments[@]}" >/dev/null
+"${kubectl[@]}" rollout restart "${deployments[@]}" >/dev/null
 rolled_out
 # Also those that were replaced have ended.
-in_for_long wait --for=delete "--timeout=${limit}s" "${before[@]}" >/dev/null
+patiently wait --for=delete "--timeout=${limit}s" "${before[@]}" >/dev/null
 restarted=$((SECONDS - began))
 wait "$asks"
 touch "$work/stop"
@@ -356,11 +359,11 @@ say "asked meanwhile: $reads reads, $creates creates; $refused connections refus
 
 # ---- What the pods say of themselves ----
 
-restarts=$(in_ get pods --selector app.kubernetes.io/name=toygres --output json |
+restarts=$("${kubectl[@]}" get pods --selector app.kubernetes.io/name=toygres --output json |
     jq '[.items[].status.containerStatuses[].restartCount] | add')
 [[ $restarts -eq 0 ]] || fail "containers of toygres were started $restarts times more than they should"
 for deployment in "${deployments[@]}"; do
-    in_ logs "$deployment" | jq --exit-status --slurp 'length > 0 and all(.[]; .level and .message)' >/dev/null ||
+    "${kubectl[@]}" logs "$deployment" | jq --exit-status --slurp 'length > 0 and all(.[]; .level and .message)' >/dev/null ||
         fail "the log of $deployment is not of JSON lines"
 done
 
@@ -380,8 +383,8 @@ nothing_left() {
 until_done "what the databases were made of is removed" nothing_left
 
 step "Uninstalling"
-in_for_long delete --wait --timeout="${limit}s" --filename "$work/manifests.yaml" >/dev/null
-in_for_long wait --for=delete "--timeout=${limit}s" pod --selector app.kubernetes.io/name=toygres >/dev/null
+patiently delete --wait --timeout="${limit}s" --filename "$work/manifests.yaml" >/dev/null
+patiently wait --for=delete "--timeout=${limit}s" pod --selector app.kubernetes.io/name=toygres >/dev/null
 say "seen: toygres ready in $installed s; a database in $made s, reached by $tls with its certificate checked;" \
     "restarted in $restarted s: $reads reads and $accepted of $creates creates accepted, all of them made, $refused connections refused, $failed failed;" \
     "nothing left of $((accepted + 1)) databases"
