@@ -52,8 +52,10 @@ clean_up() {
     local status=$?
     trap '' INT TERM
     if [[ -n ${work:-} ]]; then
-        touch "$work/stop"
-        [[ ${#clients[@]} -eq 0 ]] || wait "${clients[@]}" || true
+        if [[ ${#clients[@]} -gt 0 ]]; then
+            kill "${clients[@]}" 2>/dev/null || true
+            wait "${clients[@]}" 2>/dev/null || true
+        fi
         if [[ -n ${kubectl[*]:-} ]]; then
             [[ $status -eq 0 || $status -eq 130 ]] || show_cluster
             step "Removing $namespace"
@@ -74,10 +76,10 @@ show_cluster() {
         "${kubectl[@]}" --namespace "$place" get pods --output wide >&2 || true
         "${kubectl[@]}" --namespace "$place" get events --sort-by=.metadata.creationTimestamp | tail -n 30 >&2 || true
     done
-    for pod in $("${kubectl[@]}" --namespace "$namespace" get pods --output name); do
+    for pod in $("${kubectl[@]}" get pods --output name); do
         step "The last lines of $pod"
-        "${kubectl[@]}" --namespace "$namespace" logs --tail 30 "$pod" >&2 || true
-        "${kubectl[@]}" --namespace "$namespace" logs --tail 30 --previous "$pod" 2>/dev/null >&2 || true
+        "${kubectl[@]}" logs --tail 30 "$pod" >&2 || true
+        "${kubectl[@]}" logs --tail 30 --previous "$pod" 2>/dev/null >&2 || true
     done
 }
 
@@ -246,14 +248,14 @@ get() { ask GET "$1" --fail-with-body; }
 # create NAME: asks for a database; the answer is in the file accepted-NAME, what went wrong in the file failed. Asks
 # again only if nobody took the connection.
 create() {
-    local name=$1 status code
+    local name=$1 status code deadline=$((SECONDS + limit))
     while
         code=0
         status=$(ask POST /api/instances --output "$work/answer-$name" --write-out '%{http_code}' \
             --header 'content-type: application/json' \
             --data "{\"name\": \"$name\", \"password\": \"$password\", \"internal\": true, \"storage_size_gb\": 1}" \
             2>"$work/message-$name") || code=$?
-        [[ $code -eq 7 ]]
+        [[ $code -eq 7 && $SECONDS -lt $deadline ]]
     do
         echo "$name" >>"$work/refused"
         sleep 0.2
@@ -362,10 +364,9 @@ say "asked meanwhile: $reads reads, $creates creates; $refused connections refus
 restarts=$("${kubectl[@]}" get pods --selector app.kubernetes.io/name=toygres --output json |
     jq '[.items[].status.containerStatuses[].restartCount] | add')
 [[ $restarts -eq 0 ]] || fail "containers of toygres were started $restarts times more than they should"
-for deployment in "${deployments[@]}"; do
-    "${kubectl[@]}" logs "$deployment" | jq --exit-status --slurp 'length > 0 and all(.[]; .level and .message)' >/dev/null ||
-        fail "the log of $deployment is not of JSON lines"
-done
+"${kubectl[@]}" logs --selector app.kubernetes.io/name=toygres --tail=-1 >"$work/log"
+jq --exit-status --slurp 'length > 0 and all(.[]; .level and .message)' "$work/log" >/dev/null ||
+    fail "the log of toygres is not of JSON lines: $(head -n 3 "$work/log")"
 
 # ---- Gone ----
 
