@@ -109,7 +109,7 @@ good "everything else that can be set" "${needed[@]}" "${own_tls[@]}" --set secr
     --set image.digest="sha256:$(printf '%064d' 0)" --set 'image.pullSecrets={registry}' --set podAnnotations.a=b \
     --set nodeSelector.a=b --set 'tolerations[0].key=a' --set 'tolerations[0].operator=Exists' --set priorityClassName=high \
     --set service.type=LoadBalancer --set service.annotations.a=b --set settings.TOYGRES_QUOTA_INSTANCES='"5"' \
-    --set instances.image.digests.17="sha256:$(printf '%064d' 0)" --set instances.serviceAnnotations.a='{name}' \
+    --set instances.image.digests.17="sha256:$(printf '%064d' 0)" --set-literal instances.serviceAnnotations.a='{name}' \
     --set 'instances.allowedSources={10.0.0.0/8,namespace:apps}' --set networkPolicy.apiServer.peers[0].ipBlock.cidr=10.0.0.1/32
 
 step "Kubernetes of old has the older PodDisruptionBudget"

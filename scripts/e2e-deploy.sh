@@ -189,10 +189,11 @@ cat >"$work/values.yaml" <<YAML
 image: {repository: "${image%:*}", tag: "${image##*:}", pullPolicy: IfNotPresent}
 api: {replicas: 2}
 worker: {replicas: 2}
-database: {secretName: toygres-database, key: url}
-masterKey: {secretName: toygres-master-key, key: key}
-bootstrapToken: {secretName: toygres-bootstrap-token, key: token}
-tls: {secretName: toygres-tls, terminated: false}
+secrets:
+  databaseUrl: {name: toygres-database, key: url}
+  masterKey: {name: toygres-master-key, key: key}
+  bootstrapToken: {name: toygres-bootstrap-token, key: token}
+tls: {secretName: toygres-tls}
 instances:
   namespace: "$databases"
   versions: [15]
@@ -200,7 +201,6 @@ instances:
   defaultMemoryMb: 256
   # A cluster need not have DNS.
   address: cluster-ip
-networkPolicy: {enabled: true}
 YAML
 version=$("${kubectl[@]}" version --output json 2>/dev/null | jq -r .serverVersion.gitVersion)
 "$helm" template "$release" "$chart" --namespace "$namespace" --kube-version "$version" --values "$work/values.yaml" \
@@ -235,6 +235,28 @@ rolled_out
 ready=$("${kubectl[@]}" get deployments --output json | jq -c '[.items[].status.readyReplicas]')
 [[ $ready == '[2,2]' ]] || fail "2 API pods and 2 workers are expected, and ready are $ready"
 installed=$((SECONDS - began))
+
+# may COMPONENT NAMESPACE VERB RESOURCE ANSWER: fails if it is another answer.
+may() {
+    local answer
+    answer=$("${kubectl[@]}" auth can-i "$3" "$4" --namespace "$2" \
+        --as "system:serviceaccount:$namespace:$release-$1" 2>/dev/null) || true
+    [[ $answer == "$5" ]] || fail "whether $1 pods may $3 $4 in $2: $answer, and should be $5"
+}
+step "The pods may do what they have to, and no more"
+may worker "$databases" create statefulsets.apps yes
+may worker "$databases" get pods/log no
+may api "$databases" get pods/log yes
+may api "$databases" create statefulsets.apps no
+may api "$databases" patch secrets no
+for component in api worker; do
+    may "$component" "$namespace" get secrets/toygres-ca yes
+    may "$component" "$namespace" get secrets/toygres-master-key no
+    may "$component" "$namespace" list secrets no
+    may "$component" "$databases" create pods no
+    may "$component" "$databases" create pods/exec no
+    may "$component" default list pods no
+done
 
 # ask METHOD PATH [CURL-OPTION...]
 ask() {

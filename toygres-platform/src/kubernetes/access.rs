@@ -85,6 +85,18 @@ const FORWARDING: Permission = Permission {
     api: &[],
 };
 
+/// Group, resource and verb of all that a process does in a namespace of instances.
+fn needed(duty: Duty, address: Address) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let forwarding = (address == Address::PortForward).then_some(&FORWARDING);
+    PERMISSIONS.iter().chain(forwarding).flat_map(move |permission| {
+        let worker = (duty != Duty::Api).then_some(permission.worker);
+        let api = (duty != Duty::Worker).then_some(permission.api);
+        let verbs = [Some(permission.verbs), worker, api];
+        let verbs = verbs.into_iter().flatten().flatten();
+        verbs.map(|verb| (permission.group, permission.resource, *verb))
+    })
+}
+
 /// The namespaces that matter.
 #[derive(Debug, Clone)]
 pub(super) struct Namespaces {
@@ -207,21 +219,8 @@ pub(super) async fn check_permissions(
     config: &KubernetesConfig,
 ) -> Result<()> {
     let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    let duty = config.duty;
     let wanted = namespaces.allowed.iter().flat_map(|namespace| {
-        let all = move |permission: &'static Permission| {
-            let worker = (duty != Duty::Api).then_some(permission.worker);
-            let api = (duty != Duty::Worker).then_some(permission.api);
-            let verbs = [Some(permission.verbs), worker, api];
-            let verbs = verbs.into_iter().flatten().flatten();
-            verbs.map(|verb| (permission.group, permission.resource, *verb))
-        };
-        let forwarding = (config.address == Address::PortForward).then_some(&FORWARDING);
-        PERMISSIONS
-            .iter()
-            .chain(forwarding)
-            .flat_map(all)
-            .map(move |permission| (namespace.as_str(), permission, None))
+        needed(config.duty, config.address).map(move |permission| (namespace.as_str(), permission, None))
     });
     // The certificate authority. What is to be created has no name yet that could be allowed.
     let own = [("get", Some(authority::NAME)), ("create", None)];
@@ -296,6 +295,50 @@ async fn is_allowed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    /// The rules of a part of the chart's template, as [`needed`] has them.
+    fn rules(template: &str) -> BTreeSet<(&str, &str, &str)> {
+        let mut rules = BTreeSet::new();
+        let (mut group, mut resources) = ("", Vec::new());
+        for line in template.lines() {
+            let Some((key, list)) = line.split_once(": [") else {
+                continue;
+            };
+            let list: Vec<&str> = list.trim_end_matches(']').split(", ").collect();
+            match key.trim_start_matches(['-', ' ']) {
+                "apiGroups" => group = list[0].trim_matches('"'),
+                "resources" => resources = list,
+                "verbs" => {
+                    for resource in &resources {
+                        rules.extend(list.iter().map(|verb| (group, *resource, *verb)));
+                    }
+                }
+                other => panic!("unknown key {other}"),
+            }
+        }
+        rules
+    }
+
+    #[test]
+    fn the_chart_allows_just_what_is_needed() {
+        const TEMPLATE: &str = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../deploy/helm/toygres/templates/_helpers.tpl"
+        ));
+        let (_, template) = TEMPLATE.split_once("{{- define \"toygres.rules\" -}}").unwrap();
+        let (both, template) = template.split_once("{{- if eq . \"api\" }}").unwrap();
+        let (api, template) = template.split_once("{{- else }}").unwrap();
+        let (worker, _) = template.split_once("{{- end }}").unwrap();
+        for (duty, parts) in [
+            (Duty::Api, vec![both, api]),
+            (Duty::Worker, vec![both, worker]),
+            (Duty::All, vec![both, api, worker]),
+        ] {
+            let allowed: BTreeSet<_> = parts.into_iter().flat_map(rules).collect();
+            assert_eq!(allowed, needed(duty, Address::Dns).collect(), "{duty:?}");
+        }
+    }
 
     #[test]
     fn golden_the_guide_lists_every_permission() {
