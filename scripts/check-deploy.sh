@@ -112,6 +112,12 @@ good "everything else that can be set" "${needed[@]}" "${own_tls[@]}" --set secr
     --set instances.image.digests.17="sha256:$(printf '%064d' 0)" --set-literal instances.serviceAnnotations.a='{name}' \
     --set 'instances.allowedSources={10.0.0.0/8,namespace:apps}' --set networkPolicy.apiServer.peers[0].ipBlock.cidr=10.0.0.1/32
 
+step "The chart sets what the program reads, all of it and nothing else"
+# The variables of the README's table; the last ones have no meaning in a pod, or are said by an argument.
+diff <(grep -rhoE 'TOYGRES_[A-Z_]+' "$chart" | sort -u) \
+    <(grep -oE '^\| `TOYGRES_[A-Z_]+' "$ROOT/README.md" | cut -c 4- | grep -vxE 'TOYGRES_(LOCAL_PORTS|KUBERNETES_CONTEXT|MODE)' |
+        sort -u) >&2 || failed+=("variables")
+
 step "Kubernetes of old has the older PodDisruptionBudget"
 "$helm" template toygres "$chart" --kube-version v1.20.2 "${needed[@]}" "${own_tls[@]}" |
     grep -q '^apiVersion: policy/v1beta1$' || failed+=("policy/v1beta1")
