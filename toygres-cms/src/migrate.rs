@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "external_endpoint",
         include_str!("../../migrations/0003_external_endpoint.sql"),
     ),
+    (4, "why", include_str!("../../migrations/0004_why.sql")),
 ];
 
 /// Makes the schema `cms` and its tables, or brings them up to this program's version. What was done is noted in

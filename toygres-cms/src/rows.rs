@@ -16,26 +16,12 @@ use toygres_models::{InstanceId, Intent, OperationId, TokenId};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What [`instance`] reads of `cms.instances i`. Of one that is well, `why` costs nothing: what it waits for stands in
-/// its operation, what is wrong with it in an alarm or its last health check.
+/// What [`instance`] reads of `cms.instances i`. One that is well is not asked why it is not.
 pub(crate) const INSTANCE: &str = "i.id, i.name, i.user_name, i.state, i.health_status, i.state_reason, \
     i.postgres_version, i.storage_size_gb, i.cpu, i.memory_mb, i.internal, i.namespace, i.tags, \
     i.deletion_protection, i.endpoint_host, i.endpoint_port, i.external_host, i.external_port, i.created_at, i.updated_at, \
     i.deleted_at, i.incarnation, \
-    case when i.state in ('creating', 'updating', 'deleting') then \
-        (select array[s.reason, s.message] from cms.operations o join cms.operation_steps s on s.operation_id = o.id \
-         where o.instance_id = i.id and o.state = 'running' and s.state = 'running' and s.reason is not null \
-         order by s.position desc limit 1) \
-    when i.state = 'failed' then \
-        (select array[o.error_code, i.state_reason] from cms.operations o \
-         where o.instance_id = i.id and o.state = 'failed' order by o.id desc limit 1) \
-    when i.state = 'degraded' or i.consecutive_failures > 0 then coalesce( \
-        (select array[d.kind, d.message] from cms.drift_findings d \
-         where d.instance_id = i.id and d.source = 'actor' and d.resolved_at is null \
-         order by d.last_seen_at desc limit 1), \
-        (select array[c.error_code, c.error_message] from cms.health_checks c \
-         where c.instance_id = i.id and c.checked_at = i.last_checked_at and not c.healthy)) \
-    end as why";
+    case when i.state <> 'running' or i.consecutive_failures > 0 then cms.why(i) end as why";
 
 /// What [`operation`] reads.
 pub(crate) const OPERATIONS: &str = "select o.id, o.kind, o.state, o.instance_id, i.name as instance_name, \

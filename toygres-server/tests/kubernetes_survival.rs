@@ -253,7 +253,42 @@ async fn a_volume_that_was_emptied_is_an_alarm_and_no_database_is_made_on_it() {
     let (said, took) = cluster.told_of("demo", "crash_loop").await;
     assert!(said.contains("not on this volume any more"), "{said}");
     note("emptied volume: told", took);
-    run_on_volume(&cluster.namespace, &name, "test -z \"$(ls -A /data)\"").await;
+    run_on_volume(&cluster.namespace, &name, "test ! -e /data/15").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_are_never_on_one_volume() {
+    let test = "kubernetes::kubernetes_survival::two_servers_are_never_on_one_volume";
+    let Some(cluster) = Cluster::start(test).await else {
+        return;
+    };
+    let name = cluster.created("demo").await;
+    let pods = cluster.api::<Pod>();
+    run_on_volume(&cluster.namespace, &name, "! flock -n /data/toygres.lock true").await;
+
+    // Has the volume as soon as the server is gone, as one would that does not end.
+    let other = run_on_volume(&cluster.namespace, &name, "flock /data/toygres.lock sleep 10");
+    let meanwhile = async {
+        wait_for("the other one", PATIENCE, async || {
+            let other = pods.get_opt(&format!("{name}-script")).await.unwrap()?;
+            (other.status?.phase? == "Running").then_some(())
+        })
+        .await;
+        destroy::<Pod>(
+            &cluster.namespace,
+            &format!("{name}-0"),
+            PropagationPolicy::Background,
+        )
+        .await;
+        wait_for("the server to wait", PATIENCE, async || {
+            let (_, log) = cluster.server.get("/api/instances/demo/logs").await;
+            log.to_string().contains("is still on this volume").then_some(())
+        })
+        .await;
+    };
+    tokio::join!(other, meanwhile);
+    cluster.recovers("demo").await;
     cluster.stop().await;
 }
 

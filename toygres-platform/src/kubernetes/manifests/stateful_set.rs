@@ -23,7 +23,16 @@ const SHUTDOWN_SECONDS: i64 = 600;
 const START_SECONDS: i32 = 3600;
 
 /// Starts the server by the image's own entry point, unless that would make an empty database where one was.
+///
+/// A pod that was deleted by force is replaced while its server may still run. Two servers on one volume would destroy
+/// the data, and don't notice each other, since each is process 1 of its own; so the volume is locked for as long as any
+/// process of a server lives.
 const START: &str = r#"
+exec 9>>"$TOYGRES_LOCK"
+if ! flock -n 9; then
+  echo "toygres: the server before is still on this volume; its end is waited for" >&2
+  flock 9
+fi
 if [ -e "$TOYGRES_HOLDS_DATA" ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
   echo "toygres: the database is not on this volume any more; it is not made anew" >&2
   exit 78
@@ -182,6 +191,7 @@ fn environment(wanted: &Wanted<'_>) -> Vec<EnvVar> {
     [
         // One for each major version, so that the next one finds room beside it.
         ("PGDATA", format!("{VOLUME_DIRECTORY}/{version}/docker")),
+        ("TOYGRES_LOCK", format!("{VOLUME_DIRECTORY}/toygres.lock")),
         ("TOYGRES_CERTIFICATE", format!("{SECRET_DIRECTORY}/tls.crt")),
         ("POSTGRES_PASSWORD_FILE", format!("{SECRET_DIRECTORY}/password")),
         (
