@@ -259,6 +259,12 @@ stuck! {
         let pods: Api<Pod> = cluster.api();
         // All at once, the pod's own process among them: as after a power failure.
         end_processes_of(&pods.get(&pod).await.unwrap());
+        let told = wait_for("a reason", TOLD_WITHIN, async || {
+            let (_, instance) = cluster.server.get("/api/instances/demo").await;
+            Some(instance["state_reason_code"].as_str()?.to_owned())
+        })
+        .await;
+        eprintln!("restarted node: told {told}");
         note("restarted node: over", cluster.recovers("demo").await);
         let mut connection = cluster.connect("demo").await.unwrap();
         let value: i32 = sqlx::query_scalar("select value from kept").fetch_one(&mut connection).await.unwrap();

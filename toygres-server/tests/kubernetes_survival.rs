@@ -118,12 +118,14 @@ async fn repaired(cluster: &Cluster, what: &str) {
     .await;
 }
 
+/// How long the control plane is away: `TOYGRES_TEST_ABSENCE_SECONDS`.
 #[allow(
     clippy::disallowed_methods,
     reason = "what only tests read is no configuration of the server"
 )]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn absence() -> Duration {
+    let seconds = std::env::var("TOYGRES_TEST_ABSENCE_SECONDS").ok();
+    Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,8 +297,7 @@ async fn two_servers_are_never_on_one_volume() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_survive_the_end_of_the_nodes_own_programs() {
     let test = "kubernetes::kubernetes_survival::rows_survive_the_end_of_the_nodes_own_programs";
-    let Some(devcluster) = variable("TOYGRES_TEST_DEVCLUSTER") else {
-        eprintln!("SKIPPED: {test}: TOYGRES_TEST_DEVCLUSTER is not set");
+    let Some(devcluster) = toygres_testing::devcluster(test) else {
         return;
     };
     let Some(cluster) = Cluster::start(test).await else {
@@ -329,7 +330,6 @@ async fn rows_survive_the_absence_of_the_control_plane() {
     let Some(cluster) = Cluster::start(test).await else {
         return;
     };
-    let away = variable("TOYGRES_TEST_ABSENCE_SECONDS").map_or(20, |seconds| seconds.parse().unwrap());
     let name = cluster.created("demo").await;
     let writer = Writer::start(&cluster, "demo").await;
     writer.goes_on().await;
@@ -345,12 +345,15 @@ async fn rows_survive_the_absence_of_the_control_plane() {
     writer.goes_on().await;
     note("pod, without the control plane: over", begun.elapsed());
     // The absence itself.
-    tokio::time::sleep_until((begun + Duration::from_secs(away)).into()).await;
+    tokio::time::sleep_until((begun + absence()).into()).await;
 
     let cluster = stopped.start().await;
     note("control plane: over", cluster.recovers("demo").await);
     writer.goes_on().await;
     let rows = writer.all_are_there(&cluster, "demo").await;
-    eprintln!("{away} s without the control plane: {rows} acknowledged, 0 lost");
+    eprintln!(
+        "{:?} without the control plane: {rows} acknowledged, 0 lost",
+        absence()
+    );
     cluster.stop().await;
 }

@@ -16,9 +16,18 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// The kubeconfig of the cluster for tests: `TOYGRES_TEST_KUBECONFIG`. `None` without one, after saying that the test
 /// of this name (`kubernetes::file::test`) is skipped.
 pub fn kubeconfig(test: &str) -> Option<PathBuf> {
-    let found = variable("TOYGRES_TEST_KUBECONFIG");
+    needed(test, "TOYGRES_TEST_KUBECONFIG")
+}
+
+/// The script that crashes and starts the programs of that cluster's node: `TOYGRES_TEST_DEVCLUSTER`. `None` as there.
+pub fn devcluster(test: &str) -> Option<PathBuf> {
+    needed(test, "TOYGRES_TEST_DEVCLUSTER")
+}
+
+fn needed(test: &str, name: &str) -> Option<PathBuf> {
+    let found = variable(name);
     if found.is_none() {
-        let line = format!("SKIPPED: {test}: TOYGRES_TEST_KUBECONFIG is not set\n");
+        let line = format!("SKIPPED: {test}: {name} is not set\n");
         match variable("TOYGRES_TEST_SKIPS") {
             // One write of one line: tests of several processes append to the same file.
             Some(file) => std::fs::OpenOptions::new()

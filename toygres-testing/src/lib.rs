@@ -19,7 +19,7 @@ mod server;
 mod stub;
 mod wait;
 
-pub use cluster::kubeconfig;
+pub use cluster::{devcluster, kubeconfig};
 pub use home::TestHome;
 #[cfg(feature = "kubernetes")]
 pub use namespace::TestNamespace;
