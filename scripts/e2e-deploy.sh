@@ -379,6 +379,8 @@ reads=$(wc -l <"$work/reads")
 refused=$(wc -l <"$work/refused")
 failed=$(wc -l <"$work/failed")
 say "asked meanwhile: $reads reads, $creates creates; $refused connections refused, $failed requests failed"
+[[ $refused -eq 0 ]] || fail "connections were refused: pods stopped to listen before the service left them out" \
+    "api.shutdownDelaySeconds of the chart is how long they wait"
 [[ $failed -eq 0 ]] || fail "requests failed while toygres was restarted: $(sort "$work/failed" | uniq -c | head -n 20)"
 
 # ---- What the pods say of themselves ----
@@ -409,5 +411,5 @@ step "Uninstalling"
 patiently delete --wait --timeout="${limit}s" --filename "$work/manifests.yaml" >/dev/null
 patiently wait --for=delete "--timeout=${limit}s" pod --selector app.kubernetes.io/name=toygres >/dev/null
 say "seen: toygres ready in $installed s; a database in $made s, reached by $tls with its certificate checked;" \
-    "restarted in $restarted s: $reads reads and $accepted of $creates creates accepted, all of them made, $refused connections refused, $failed failed;" \
+    "restarted in $restarted s: $reads reads and $accepted of $creates creates accepted, all of them made, nothing refused or failed;" \
     "nothing left of $((accepted + 1)) databases"
