@@ -236,26 +236,26 @@ ready=$("${kubectl[@]}" get deployments --output json | jq -c '[.items[].status.
 [[ $ready == '[2,2]' ]] || fail "2 API pods and 2 workers are expected, and ready are $ready"
 installed=$((SECONDS - began))
 
-# may COMPONENT NAMESPACE VERB RESOURCE ANSWER: fails if it is another answer.
+# may COMPONENT NAMESPACE ANSWER VERB RESOURCE [KUBECTL-OPTION...]: fails if it is another answer.
 may() {
-    local answer
-    answer=$("${kubectl[@]}" auth can-i "$3" "$4" --namespace "$2" \
-        --as "system:serviceaccount:$namespace:$release-$1" 2>/dev/null) || true
-    [[ $answer == "$5" ]] || fail "whether $1 pods may $3 $4 in $2: $answer, and should be $5"
+    local who=$release-$1 where=$2 wanted=$3 answer
+    shift 3
+    answer=$("${kubectl[@]}" auth can-i "$@" --namespace "$where" --as "system:serviceaccount:$namespace:$who" 2>/dev/null) || true
+    [[ $answer == "$wanted" ]] || fail "whether $who may $* in $where: $answer, and should be $wanted"
 }
 step "The pods may do what they have to, and no more"
-may worker "$databases" create statefulsets.apps yes
-may worker "$databases" get pods/log no
-may api "$databases" get pods/log yes
-may api "$databases" create statefulsets.apps no
-may api "$databases" patch secrets no
+may worker "$databases" yes create statefulsets.apps
+may worker "$databases" no get pods --subresource=log
+may api "$databases" yes get pods --subresource=log
+may api "$databases" no create statefulsets.apps
+may api "$databases" no patch secrets
 for component in api worker; do
-    may "$component" "$namespace" get secrets/toygres-ca yes
-    may "$component" "$namespace" get secrets/toygres-master-key no
-    may "$component" "$namespace" list secrets no
-    may "$component" "$databases" create pods no
-    may "$component" "$databases" create pods/exec no
-    may "$component" default list pods no
+    may "$component" "$namespace" yes get secrets/toygres-ca
+    may "$component" "$namespace" no get secrets/toygres-master-key
+    may "$component" "$namespace" no list secrets
+    may "$component" "$databases" no create pods
+    may "$component" "$databases" no create pods --subresource=exec
+    may "$component" default no list pods
 done
 
 # ask METHOD PATH [CURL-OPTION...]
