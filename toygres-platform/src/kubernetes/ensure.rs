@@ -142,13 +142,15 @@ impl KubernetesPlatform {
             }
             (Some(_), None) => {}
         }
-        if let (Some(pod), Some(stateful_set)) = (&seen.pod, &seen.stateful_set)
-            && is_stuck(pod, stateful_set)
-        {
-            all.push(format!(
-                "the pod {} does not run and is of an older kind",
-                pod.name_any()
-            ));
+        match (&seen.pod, &seen.stateful_set) {
+            (Some(pod), Some(stateful_set)) if is_stuck(pod, stateful_set) => {
+                let pod = pod.name_any();
+                all.push(format!("the pod {pod} does not run and is of an older kind"));
+            }
+            (None, Some(stateful_set)) if self.is_refused(&wanted, stateful_set) => {
+                all.push(format!("the stateful set {name} was refused its pod"));
+            }
+            _ => {}
         }
         Ok(all)
     }
