@@ -6,7 +6,8 @@
 #   scripts/check-deploy.sh
 #
 # Helm, kubeconform and the schema come from the Go module proxy, some minutes the first time, and are kept in
-# TOYGRES_TOOLS (~/.cache/toygres-tools).
+# TOYGRES_TOOLS (~/.cache/toygres-tools). Where they are not and there is no Go to get them with, nothing is checked, and
+# that is said.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -37,7 +38,7 @@ make_schema() {
     [[ ! -d $schema ]] || return 0
     step "Fetching the schema of Kubernetes $kubernetes_version"
     local go module
-    go=$(type -P go || echo /usr/local/go/bin/go)
+    go=$(go_command)
     # Of its 300 MB one file is kept.
     module=$(cd "$work" && GOPATH=$work/go GOFLAGS=-modcacherw "$go" mod download -json \
         "k8s.io/kubernetes@$kubernetes_version" | jq -r .Dir) ||
@@ -56,6 +57,11 @@ make_schema() {
     mv "$work/schema" "$schema"
 }
 
+# It is what is fetched last.
+if [[ ! -d $schema ]] && ! go_command >/dev/null; then
+    say "SKIPPED: scripts/check-deploy.sh: there is no Go to build Helm and kubeconform with; install one: https://go.dev/dl"
+    exit
+fi
 need_packages jq
 helm=$(helm_program)
 kubeconform=$(go_program github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version")
@@ -105,6 +111,19 @@ good "production" --values "$chart/values-production.yaml"
 good "many namespaces" "${needed[@]}" "${own_tls[@]}" --set 'instances.allowedNamespaces={one,two,three}'
 good "without what is optional" "${needed[@]}" "${own_tls[@]}" --set secrets.bootstrapToken.enabled=false \
     --set networkPolicy.enabled=false,podDisruptionBudget.enabled=false,api.shutdownDelaySeconds=0
+# YAML takes such names for numbers and truth values, if they are not in quotes.
+good "names like numbers" --set image.repository=registry.example.org/toygres --namespace 1 --values - <<'YAML'
+secrets:
+  databaseUrl: {name: "2", key: "2"}
+  masterKey: {name: "3", key: "true"}
+  bootstrapToken: {name: "4", key: "null"}
+  databaseCa: {name: "5", key: "1e3"}
+tls: {secretName: "6"}
+image: {pullSecrets: ["7"]}
+priorityClassName: "8"
+instances: {namespace: "9", allowedNamespaces: ["10"]}
+ingress: {enabled: true, className: "11", host: "12", tlsSecretName: "13"}
+YAML
 good "everything else that can be set" "${needed[@]}" "${own_tls[@]}" --set secrets.databaseCa.name=ca \
     --set image.digest="sha256:$(printf '%064d' 0)" --set 'image.pullSecrets={registry}' --set podAnnotations.a=b \
     --set nodeSelector.a=b --set 'tolerations[0].key=a' --set 'tolerations[0].operator=Exists' --set priorityClassName=high \

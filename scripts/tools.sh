@@ -4,6 +4,9 @@
 
 helm_version=v3.22.0
 
+# The Go to build with.
+go_command() { type -P go || { [[ -x /usr/local/go/bin/go ]] && echo /usr/local/go/bin/go; }; }
+
 # go_program PACKAGE VERSION: builds a Go program if need be, and prints its path.
 go_program() {
     local package=$1 version=$2 name tools program go new
@@ -11,8 +14,7 @@ go_program() {
     tools=${TOYGRES_TOOLS:-${HOME:?neither TOYGRES_TOOLS nor HOME is set}/.cache/toygres-tools}
     program=$tools/$name-$version
     if [[ ! -x $program ]]; then
-        go=$(type -P go || echo /usr/local/go/bin/go)
-        [[ -x $go ]] || fail "there is no Go to build $name with" "install a current one: https://go.dev/dl"
+        go=$(go_command) || fail "there is no Go to build $name with" "install a current one: https://go.dev/dl"
         step "Building $name $version"
         mkdir -p "$tools"
         new=$(mktemp -d "$tools/new.XXXXXX")

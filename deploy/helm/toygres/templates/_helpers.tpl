@@ -2,7 +2,7 @@
 {{- define "toygres.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 app.kubernetes.io/name: toygres
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
@@ -11,7 +11,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "toygres.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: toygres
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -147,13 +147,13 @@ it may do just this (toygres-platform/src/kubernetes/access.rs). Called with "ap
 - name: DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.secrets.databaseUrl.name }}
-      key: {{ .Values.secrets.databaseUrl.key }}
+      name: {{ .Values.secrets.databaseUrl.name | quote }}
+      key: {{ .Values.secrets.databaseUrl.key | quote }}
 - name: TOYGRES_MASTER_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.secrets.masterKey.name }}
-      key: {{ .Values.secrets.masterKey.key }}
+      name: {{ .Values.secrets.masterKey.name | quote }}
+      key: {{ .Values.secrets.masterKey.key | quote }}
 {{- end }}
 {{- end }}
 
@@ -200,6 +200,8 @@ metadata:
     app.kubernetes.io/component: {{ $component }}
 spec:
   replicas: {{ $values.replicas }}
+  # One that dies at its first work does not count as started.
+  minReadySeconds: 5
   revisionHistoryLimit: 5
   strategy:
     type: RollingUpdate
@@ -244,11 +246,11 @@ spec:
       {{- with $root.Values.image.pullSecrets }}
       imagePullSecrets:
         {{- range . }}
-        - name: {{ . }}
+        - name: {{ . | quote }}
         {{- end }}
       {{- end }}
       {{- with $root.Values.priorityClassName }}
-      priorityClassName: {{ . }}
+      priorityClassName: {{ . | quote }}
       {{- end }}
       {{- with $root.Values.nodeSelector }}
       nodeSelector:
@@ -305,15 +307,15 @@ spec:
       volumes:
         - name: home
           emptyDir:
-            sizeLimit: {{ $root.Values.logVolumeSize }}
+            sizeLimit: {{ $root.Values.logVolumeSize | quote }}
         {{- range $files }}
         - name: {{ .name }}
           secret:
-            secretName: {{ .secret }}
+            secretName: {{ .secret | quote }}
             defaultMode: 0440
             {{- if .key }}
             items:
-              - key: {{ .key }}
+              - key: {{ .key | quote }}
                 path: {{ .path }}
             {{- end }}
         {{- end }}
