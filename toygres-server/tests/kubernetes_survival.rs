@@ -243,8 +243,6 @@ async fn a_volume_that_was_emptied_is_an_alarm_and_no_database_is_made_on_it() {
         return;
     };
     let name = cluster.created("demo").await;
-    // From the first repair on its server knows that there is a database.
-    repaired(&cluster, "holds data").await;
     run_on_volume(&cluster.namespace, &name, "rm -rf /data/15").await;
     destroy::<Pod>(
         &cluster.namespace,
