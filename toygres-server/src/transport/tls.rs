@@ -1,8 +1,8 @@
 //! The certificate and its key, read again when they are renewed.
 
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,8 +31,9 @@ struct Current {
     config: Arc<ServerConfig>,
 }
 
-/// Tells whether the files have changed: of each its inode, length and time of change, or None if it is away.
-type Version = [Option<(u64, u64, i64, i64)>; 2];
+/// The digests of the two files, None for one that can't be read. Times of change would say too much: the files of a
+/// mounted secret get new ones without any change.
+type Version = [Option<[u8; 32]>; 2];
 
 impl Tls {
     /// Reads the certificate chain, the server's own first, and the key of that one.
@@ -84,10 +85,7 @@ impl Files {
 }
 
 fn version(certificate: &Path, key: &Path) -> Version {
-    [certificate, key].map(|path| {
-        let file = fs::metadata(path).ok()?;
-        Some((file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
-    })
+    [certificate, key].map(|path| fs::read(path).ok().map(|bytes| Sha256::digest(bytes).into()))
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
