@@ -18,8 +18,9 @@ use toygres_models::{Error, ErrorKind, Result};
 
 /// One call waits no longer for things to go; the next one goes on.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How long a watch is trusted to tell that something has gone.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long a watch is trusted to tell that something has gone. A kubelet needs 7 to 10 s for a pod, and each look is a
+/// list a kind.
+const LOOK_AGAIN: Duration = Duration::from_secs(7);
 /// What its server gets to end, in seconds. Nothing of it is kept, so that it need not write a checkpoint.
 const GRACE_SECONDS: u32 = 2;
 
