@@ -1,6 +1,6 @@
 //! The tenant probe: the only SQL that toygres sends to the servers of its users.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use std::error::Error;
@@ -10,10 +10,6 @@ use toygres_models::Secret;
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::{DATABASE_NAME, ROLE_NAME};
 use toygres_platform::Serving;
-
-/// The platform's clock and this one's tell the same time, give or take this. A certificate counts as new only when
-/// it has been there for so long: then whatever was loaded before is surely older, and one load is enough.
-const CLOCKS_APART: TimeDelta = TimeDelta::seconds(10);
 
 /// A check, and the identity of the server that answered it.
 pub(crate) struct Probed {
@@ -25,7 +21,7 @@ pub(crate) struct Probed {
 ///
 /// The search path is pinned to `pg_catalog`, every name is qualified, and the session is read-only with time-outs,
 /// so that no object a tenant makes can have the control plane run his code. With an `authority` the server must show
-/// a certificate of it for the very address; one that has a newer certificate than it shows is told to load it.
+/// a certificate of it for the very address.
 pub(crate) async fn probe(
     serving: &Serving,
     authority: Option<&str>,
@@ -96,46 +92,14 @@ async fn ask(
         None => options.ssl_mode(PgSslMode::Prefer),
     };
     let mut connection = PgConnection::connect_with(&options).await?;
-    let (version, identifier, now, loaded): (_, _, DateTime<Utc>, DateTime<Utc>) = sqlx::query_as(
-        "select pg_catalog.current_setting('server_version'), system_identifier, pg_catalog.clock_timestamp(), \
-             pg_catalog.pg_conf_load_time() from pg_catalog.pg_control_system()",
+    let answer = sqlx::query_as(
+        "select pg_catalog.current_setting('server_version'), system_identifier from pg_catalog.pg_control_system()",
     )
     .persistent(false)
     .fetch_one(&mut connection)
     .await?;
-    if let Some(since) = serving.certificate_in_place_since
-        && shows_an_older_one(since, Utc::now(), now - loaded)
-    {
-        reload(&mut connection, &endpoint.host).await;
-    }
     connection.close().await?;
-    Ok((version, identifier))
-}
-
-/// Whether a server that has loaded its configuration so long ago, and its certificate with it, shows an older one
-/// than there is. By its own clock it says only how long ago: how far that clock is off does not matter.
-fn shows_an_older_one(in_place_since: DateTime<Utc>, now: DateTime<Utc>, loaded_ago: TimeDelta) -> bool {
-    let settled = in_place_since + CLOCKS_APART;
-    settled <= now && now - loaded_ago < settled
-}
-
-/// Has the server load its configuration. That it can't be told makes it no less healthy while its certificate holds.
-async fn reload(connection: &mut PgConnection, host: &str) {
-    let told = sqlx::query("select pg_catalog.pg_reload_conf()")
-        .persistent(false)
-        .execute(connection)
-        .await;
-    match told {
-        Ok(_) => tracing::info!(host, "the server was told to load its new certificate"),
-        Err(error) => {
-            let (code, message) = describe(&error);
-            tracing::warn!(
-                host,
-                code,
-                "the server can't be told to load its new certificate: {message}"
-            );
-        }
-    }
+    Ok(answer)
 }
 
 /// A stable word and a sentence for what went wrong. Server messages are left out: a tenant can choose them.
@@ -194,7 +158,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use toygres_models::instances::Endpoint;
-    use toygres_testing::{TestPostgres, wait_for};
+    use toygres_testing::TestPostgres;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -226,7 +190,7 @@ mod tests {
         }
     }
 
-    fn serving(server: &TestPostgres, host: &str, since: Option<DateTime<Utc>>) -> Serving {
+    fn serving(server: &TestPostgres, host: &str) -> Serving {
         Serving {
             endpoint: Endpoint {
                 host: host.to_owned(),
@@ -234,7 +198,6 @@ mod tests {
             },
             external_endpoint: None,
             system_identifier: None,
-            certificate_in_place_since: since,
             doubt: None,
         }
     }
@@ -253,10 +216,7 @@ mod tests {
         let (own, other) = (Authority::new(), Authority::new());
         let (certificate, key) = own.signs("localhost");
         let server = TestPostgres::start_with_tls(&certificate, &key).await;
-        let (right, wrong_name) = (
-            serving(&server, "localhost", None),
-            serving(&server, "127.0.0.1", None),
-        );
+        let (right, wrong_name) = (serving(&server, "localhost"), serving(&server, "127.0.0.1"));
         let invalid = Some("certificate_invalid".to_owned());
         assert_eq!(wrong(&right, Some(&own)).await, None);
         assert_eq!(wrong(&right, Some(&other)).await, invalid);
@@ -264,7 +224,7 @@ mod tests {
         assert_eq!(wrong(&wrong_name, None).await, None);
 
         let plain = TestPostgres::start().await;
-        let found = wrong(&serving(&plain, "localhost", None), Some(&own)).await;
+        let found = wrong(&serving(&plain, "localhost"), Some(&own)).await;
         assert_eq!(found.as_deref(), Some("connection_failed"), "it does no TLS");
     }
 
@@ -279,7 +239,6 @@ mod tests {
                 },
                 external_endpoint: None,
                 system_identifier: None,
-                certificate_in_place_since: None,
                 doubt: None,
             };
             let breaks = async {
@@ -299,62 +258,5 @@ mod tests {
                 "abruptly: {abruptly}"
             );
         }
-    }
-
-    #[tokio::test]
-    async fn a_renewed_certificate_is_shown_after_one_check() {
-        let (old, new) = (Authority::new(), Authority::new());
-        let (certificate, key) = old.signs("localhost");
-        let server = TestPostgres::start_with_tls(&certificate, &key).await;
-        let loaded = async || -> DateTime<Utc> {
-            let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
-            sqlx::query_scalar("select pg_conf_load_time()")
-                .fetch_one(&mut connection)
-                .await
-                .unwrap()
-        };
-        let at_start = loaded().await;
-        let (certificate, key) = new.signs("localhost");
-        server.replace_certificate(&certificate, &key);
-
-        // Not yet there for sure, and loaded since.
-        for since in [Utc::now(), Utc::now() - TimeDelta::hours(1)] {
-            let serving = serving(&server, "localhost", Some(since));
-            assert_eq!(wrong(&serving, Some(&old)).await, None);
-        }
-        assert_eq!(loaded().await, at_start);
-
-        let renewed = serving(&server, "localhost", Some(Utc::now() - CLOCKS_APART));
-        assert_eq!(wrong(&renewed, Some(&old)).await, None);
-        let once = wait_for("the new certificate", LIMIT, async || {
-            let taken = wrong(&serving(&server, "localhost", None), Some(&new)).await;
-            match taken {
-                None => Some(loaded().await),
-                Some(_) => None,
-            }
-        })
-        .await;
-        assert!(once > at_start);
-        assert_eq!(
-            wrong(&renewed, Some(&old)).await.as_deref(),
-            Some("certificate_invalid")
-        );
-        assert_eq!(wrong(&renewed, Some(&new)).await, None);
-        assert_eq!(loaded().await, once, "one load is enough");
-    }
-
-    #[test]
-    fn how_far_the_servers_clock_is_off_does_not_matter() {
-        let since = Utc::now();
-        let at = |seconds| since + TimeDelta::seconds(seconds);
-        let ago = TimeDelta::seconds;
-        assert!(
-            !shows_an_older_one(since, at(9), ago(60)),
-            "it may not be there yet"
-        );
-        assert!(shows_an_older_one(since, at(10), ago(60)));
-        assert!(shows_an_older_one(since, at(10), ago(1)), "loaded too near to it");
-        assert!(!shows_an_older_one(since, at(40), ago(30)));
-        assert!(shows_an_older_one(since, at(86_400), ago(86_400)));
     }
 }

@@ -9,7 +9,6 @@ pub mod kubernetes;
 pub mod local;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use std::time::Duration;
 use toygres_models::instances::Endpoint;
@@ -109,9 +108,6 @@ pub struct Serving {
     pub external_endpoint: Option<Endpoint>,
     /// The data's own identity, where the platform can read it without a connection.
     pub system_identifier: Option<u64>,
-    /// Since when the server can read its present certificate: one that has not loaded its configuration since then
-    /// still shows an older one. None without TLS.
-    pub certificate_in_place_since: Option<DateTime<Utc>>,
     /// What speaks against it all the same: the likely cause should a connection fail.
     pub doubt: Option<(Reason, String)>,
 }

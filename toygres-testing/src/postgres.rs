@@ -188,12 +188,6 @@ impl TestPostgres {
         self.wait_until_ready().await;
     }
 
-    /// Puts another certificate and key in the place of those it has; it shows them once it has loaded its
-    /// configuration again.
-    pub fn replace_certificate(&self, certificate: &str, key: &str) {
-        write_certificate(&self.directory, certificate, key);
-    }
-
     /// Its port on loopback.
     pub fn port(&self) -> u16 {
         self.port

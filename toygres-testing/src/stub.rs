@@ -156,7 +156,6 @@ impl Platform for StubPlatform {
             endpoint,
             external_endpoint: state.external.clone(),
             system_identifier: None,
-            certificate_in_place_since: None,
             doubt: None,
         }))
     }

@@ -20,9 +20,6 @@ const SERVER_LIFETIME: Duration = DAY.saturating_mul(90);
 const RENEW_BEFORE_END: Duration = DAY.saturating_mul(30);
 /// Clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3600);
-/// By then a node has put a changed secret into the running container
-/// ([mounted secrets are updated automatically](https://kubernetes.io/docs/concepts/configuration/secret/#mounted-secrets-are-updated-automatically)).
-const IN_PLACE_AFTER: Duration = Duration::from_secs(150);
 
 const NAMES: &str = "toygres.io/certificate-names";
 const ISSUED_AT: &str = "toygres.io/certificate-issued-at";
@@ -180,11 +177,6 @@ impl ServerCertificate {
         .map(|(key, value)| (key.to_owned(), value))
         .into()
     }
-}
-
-/// When the certificate that these annotations tell of is where the server can read it.
-pub(super) fn in_place_since(metadata: &ObjectMeta) -> Option<DateTime<Utc>> {
-    Facts::read(metadata).map(|facts| facts.issued_at + IN_PLACE_AFTER)
 }
 
 /// Whether the certificate that these annotations tell of is for this name or address.

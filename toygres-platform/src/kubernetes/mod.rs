@@ -162,8 +162,6 @@ impl KubernetesPlatform {
             endpoint: Endpoint { host, port },
             external_endpoint: external.map(|host| Endpoint { host, port: PORT }),
             system_identifier: None,
-            certificate_in_place_since: secret
-                .and_then(|secret| certificates::in_place_since(&secret.metadata)),
             doubt: seen.pod.as_deref().and_then(reason::node_lost),
         })
     }

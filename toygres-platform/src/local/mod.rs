@@ -216,7 +216,6 @@ impl LocalPlatform {
                 endpoint: Endpoint { host, port },
                 external_endpoint: None,
                 system_identifier: cluster.system_identifier(),
-                certificate_in_place_since: None,
                 doubt: None,
             }));
         }
