@@ -430,4 +430,6 @@ async fn a_server_that_does_not_obey_is_killed_and_a_person_is_not() {
     local.platform.remove(&instance).await.unwrap();
     assert!(!support::is_alive(pid));
     assert!(support::is_alive(person));
+    // Its terminal's end is no signal to it where signals of that kind are ignored, as under nohup.
+    signal(person, Signal::KILL);
 }
