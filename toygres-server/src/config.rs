@@ -16,6 +16,7 @@ use toygres_models::quotas::QuotaLimits;
 use toygres_models::server::{EffectiveSetting, SettingOrigin};
 use toygres_models::{Error, ErrorKind, PostgresVersion, Result, Secret};
 use toygres_platform::kubernetes::KubernetesConfig;
+use toygres_telemetry::TelemetryConfig;
 
 const DEFAULT_RATE_LIMIT: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 const DEFAULT_MAX_CONNECTIONS: usize = 4096;
@@ -173,8 +174,8 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// How long a server that is told to stop goes on serving before it does.
     pub shutdown_delay: Duration,
-    /// Which log lines are written.
-    pub log_filter: String,
+    /// What it tells of itself, and to whom.
+    pub telemetry: TelemetryConfig,
     /// Where programs are looked for.
     pub search_path: String,
     /// All of it as it is in effect, for people.
@@ -314,7 +315,7 @@ impl ServerConfig {
             shutdown_delay: number(variable, "TOYGRES_SHUTDOWN_DELAY_SECONDS", 0, 3600)?
                 .and_then(|number| u64::try_from(number).ok())
                 .map_or(Duration::ZERO, Duration::from_secs),
-            log_filter: variable("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
+            telemetry: TelemetryConfig::read(variable),
             search_path: variable("PATH").unwrap_or_default(),
             effective,
         })

@@ -1,6 +1,8 @@
 //! Log lines as flat JSON objects: the fields of an event and of the spans round it stand beside each other, so that
 //! a line can be found by `instance_id` wherever that was said.
 
+use crate::config::TelemetryConfig;
+use opentelemetry::trace::TraceContextExt;
 use serde_json::{Map, Value};
 use std::fmt;
 use tracing::field::{Field, Visit};
@@ -11,7 +13,19 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// The event format.
-pub(crate) struct Flat;
+pub(crate) struct Flat {
+    service_name: String,
+    service_version: String,
+}
+
+impl Flat {
+    pub(crate) fn new(config: &TelemetryConfig) -> Self {
+        Self {
+            service_name: config.service_name.clone(),
+            service_version: config.service_version.clone(),
+        }
+    }
+}
 
 struct Collect<'a>(&'a mut Map<String, Value>);
 
@@ -67,8 +81,16 @@ where
         line.insert("timestamp".to_owned(), timestamp.into());
         line.insert("level".to_owned(), metadata.level().as_str().into());
         line.insert("target".to_owned(), metadata.target().into());
-        line.insert("service.name".to_owned(), "toygres".into());
-        line.insert("service.version".to_owned(), env!("CARGO_PKG_VERSION").into());
+        line.insert("service.name".to_owned(), self.service_name.as_str().into());
+        line.insert("service.version".to_owned(), self.service_version.as_str().into());
+        opentelemetry::Context::map_current(|context| {
+            let span = context.span();
+            let here = span.span_context();
+            if here.is_valid() {
+                line.insert("trace_id".to_owned(), here.trace_id().to_string().into());
+                line.insert("span_id".to_owned(), here.span_id().to_string().into());
+            }
+        });
         writeln!(
             writer,
             "{}",
@@ -102,7 +124,7 @@ mod tests {
         let writer = buffer.clone();
         let layer = tracing_subscriber::fmt::layer()
             .fmt_fields(JsonFields::new())
-            .event_format(Flat)
+            .event_format(Flat::new(&TelemetryConfig::read(&|_| None)))
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let _span = tracing::info_span!("operation", operation_id = "op-1", level = "forged").entered();

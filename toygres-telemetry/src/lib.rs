@@ -1,89 +1,193 @@
-//! Logs: one tracing registry that writes to the console and, as JSON lines, to `server.log`.
+//! Telemetry: what toygres tells of itself.
+//!
+//! - One tracing registry writes logs to the console, as JSON lines to `server.log`, and to a collector; spans go to the
+//!   collector as traces.
+//! - What happens is an [event](events) that writes its log line and its numbers together; [`metric`] is the table of
+//!   all numbers.
+//! - [`trace`] carries traces through what outlives processes.
+//!
+//! Telemetry never stops or slows what it tells of: queues are bounded, losses are counted, and what can't be set up is
+//! one warning.
 
+mod config;
+mod engine_lines;
+pub mod events;
+mod exemplar;
+mod export;
+mod filter;
 mod json;
+pub mod metric;
+mod otlp;
+mod process;
+mod recorder;
+pub mod trace;
 
-use std::path::PathBuf;
+pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, TelemetryConfig, TlsConfig};
+pub use events::Event;
+
+use events::{ItemsHandled, Signal};
+use exemplar::Exemplars;
+use export::{Counted, KeepMark, MetricExporter, Waiting};
+use filter::{by_directives, is_calm, is_plumbing, is_traced};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{KeyValue, global};
+use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder as SpanBatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider,
+};
+use recorder::Recorder;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::filter::{FilterExt, dynamic_filter_fn, filter_fn};
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// Days of log files that are kept.
 const LOG_FILES_KEPT: usize = 14;
+/// Lines that wait to be written to the file.
+const LINES_WAITING: usize = 16_384;
+/// Records sent at once.
+const BATCH: usize = 512;
+const LOG_DELAY: Duration = Duration::from_secs(1);
+const SPAN_DELAY: Duration = Duration::from_secs(2);
+/// What a log line tells of the spans round it.
+const SPAN_FIELDS: [&str; 8] = [
+    "user_name",
+    "instance_id",
+    "instance_name",
+    "operation_id",
+    "orchestration_id",
+    "orchestration_name",
+    "execution_id",
+    "activity_name",
+];
 
-/// Never recorded, whatever the configured filter says: duroxide-pg opens INFO spans whose fields hold whole payloads
-/// (design: "engine", fact 4), and the client of Kubernetes warns of an answer that it can't read with all of its
-/// text, which may be a secret.
-const NEVER_RECORDED: [&str; 2] = ["duroxide::providers::postgres=off", "kube_client::client=off"];
-
-/// How log lines look on the console.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsoleFormat {
-    /// For people.
-    Pretty,
-    /// For programs: the same lines as in the file.
-    Json,
+/// The process's telemetry. Shut it down before the end, else what waits is lost.
+#[must_use = "what waits is lost unless it is shut down"]
+pub struct Telemetry {
+    export: Option<Export>,
+    file: Option<WorkerGuard>,
 }
 
-/// Where logs go and which.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// The JSON file, `server.log`: a link to the day's file beside it. None: no file.
-    pub file: Option<PathBuf>,
-    /// The console (standard error). None: nothing there.
-    pub console: Option<ConsoleFormat>,
-    /// Directives as in `RUST_LOG`, such as `info,toygres_server=debug`.
-    pub filter: String,
+struct Export {
+    tracer: SdkTracerProvider,
+    logger: SdkLoggerProvider,
+    meter: SdkMeterProvider,
+    waiting: [Arc<Waiting>; 2],
 }
 
-/// Keeps the file writer going; when it is dropped, what is buffered is written.
-#[must_use = "dropping it ends the log file"]
-pub struct LogGuard {
-    _file: Option<WorkerGuard>,
-}
-
-/// Installs the process's subscriber. Must come before the engine starts, which would install its own.
+/// Installs the process's subscriber and recorder. Must come before the engine starts, which would install its own,
+/// and within the tokio runtime.
 ///
 /// # Errors
-/// `Config` if the filter can't be read, the file can't be opened, or a subscriber is already there.
-pub fn init(config: &LogConfig) -> Result<LogGuard> {
-    let filter = || filter(&config.filter);
-    let (file_layer, guard) = match &config.file {
-        None => (None, None),
-        Some(path) => {
-            let (writer, guard) = tracing_appender::non_blocking(open(path)?);
-            let layer = tracing_subscriber::fmt::layer()
-                .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
-                .event_format(json::Flat)
-                .with_writer(writer)
-                .with_filter(filter()?);
-            (Some(layer), Some(guard))
+/// `Config` `log_subscriber` if there is a subscriber already. Anything else that can't be set up is a warning, and is
+/// left out.
+pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
+    let mut warnings = config.warnings.clone();
+    let directives = match by_directives(&config.filter) {
+        Ok(_) => config.filter.as_str(),
+        Err(error) => {
+            warnings.push(format!("{error}: \"info\" holds"));
+            "info"
         }
     };
-    let console_layer = match config.console {
-        None => None,
-        Some(ConsoleFormat::Pretty) => Some(
-            tracing_subscriber::fmt::layer()
+    // Read before, so that it can be read again.
+    let filter = || by_directives(directives).unwrap_or_default();
+    let file = config.file.as_deref().and_then(|path| match open(path) {
+        Ok(appender) => Some(appender),
+        Err(error) => {
+            let why = error.detail();
+            warnings.push(format!("{error} ({why}): logs are not written to a file"));
+            None
+        }
+    });
+    let export = config.otlp.as_ref().and_then(|otlp| {
+        let export = Export::new(config, otlp);
+        export
+            .map_err(|error| warnings.push(format!("nothing is exported: {error}")))
+            .ok()
+    });
+
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+    if !config.traces_off {
+        // Also without export: the ids of traces stand in the log and in answers.
+        let tracer = match &export {
+            Some(export) => export.tracer.clone(),
+            None => tracer_provider(config).build(),
+        };
+        global::set_tracer_provider(tracer.clone());
+        let layer = tracing_opentelemetry::layer()
+            .with_tracer(tracer.tracer("toygres"))
+            .with_tracked_inactivity(false)
+            .with_threads(false)
+            .with_location(false)
+            .with_target(false)
+            .with_level(false)
+            .with_error_events_to_status(true)
+            .with_filter(filter_fn(is_traced));
+        layers.push(layer.boxed());
+    }
+    if let Some(export) = &export {
+        let layer = OpenTelemetryTracingBridge::builder(&export.logger)
+            .with_tracing_span_attributes(TracingSpanAttributes::allowlist(SPAN_FIELDS))
+            .build()
+            .with_filter(written(filter()).and(filter_fn(|metadata| !is_plumbing(metadata.target()))));
+        layers.push(layer.boxed());
+    }
+    let mut guard = None;
+    if let Some(appender) = file {
+        let (writer, worker) = NonBlockingBuilder::default()
+            .buffered_lines_limit(LINES_WAITING)
+            .finish(appender);
+        count_lost_lines(writer.error_counter());
+        guard = Some(worker);
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(JsonFields::new())
+            .event_format(json::Flat::new(config))
+            .with_writer(writer)
+            .with_filter(written(filter()));
+        layers.push(layer.boxed());
+    }
+    let console = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    match config.console {
+        None => {}
+        Some(ConsoleFormat::Pretty) => layers.push(
+            console
                 .with_target(false)
-                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                .with_writer(std::io::stderr)
-                .with_filter(filter()?)
+                .with_ansi(is_terminal)
+                .with_filter(written(filter()))
                 .boxed(),
         ),
-        Some(ConsoleFormat::Json) => Some(
-            tracing_subscriber::fmt::layer()
-                .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
-                .event_format(json::Flat)
-                .with_writer(std::io::stderr)
-                .with_filter(filter()?)
+        Some(ConsoleFormat::Compact) => layers.push(
+            console
+                .compact()
+                .with_ansi(false)
+                .with_filter(written(filter()))
                 .boxed(),
         ),
-    };
+        Some(ConsoleFormat::Json) => layers.push(
+            console
+                .fmt_fields(JsonFields::new())
+                .event_format(json::Flat::new(config))
+                .with_filter(written(filter()))
+                .boxed(),
+        ),
+    }
+    // After all others, which have then done with the line that is said again.
+    let again = engine_lines::EngineLines.with_filter(filter().and(filter_fn(engine_lines::is_engines)));
     tracing_subscriber::registry()
-        .with(file_layer)
-        .with(console_layer)
+        .with(layers)
+        .with(again)
         .try_init()
         .map_err(|cause| {
             Error::new(
@@ -93,27 +197,186 @@ pub fn init(config: &LogConfig) -> Result<LogGuard> {
             )
             .source(cause)
         })?;
-    Ok(LogGuard { _file: guard })
-}
-
-fn filter(directives: &str) -> Result<EnvFilter> {
-    let mut filter = EnvFilter::try_new(directives).map_err(|cause| {
-        Error::new(
-            ErrorKind::Config,
-            "log_filter",
-            format!("the log filter {directives:?} can't be read"),
-        )
-        .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
-        .source(cause)
-    })?;
-    for never in NEVER_RECORDED {
-        let never = never.parse().map_err(|_| Error::internal("log directive"))?;
-        filter = filter.add_directive(never);
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
-    Ok(filter)
+    Ok(Telemetry { export, file: guard })
 }
 
-fn open(path: &std::path::Path) -> Result<RollingFileAppender> {
+/// The lines that are written: those of the filter, but what comes too often, and what is said again.
+fn written<S>(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<S> + Send + Sync + 'static
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    filter
+        .and(filter_fn(|metadata| !engine_lines::is_engines(metadata)))
+        .and(dynamic_filter_fn(|metadata, _| is_calm(metadata)))
+}
+
+fn resource(config: &TelemetryConfig) -> Resource {
+    let own = config
+        .attributes
+        .iter()
+        .map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    Resource::builder_empty()
+        .with_attributes([KeyValue::new(
+            "service.instance.id",
+            config.service_instance_id.clone(),
+        )])
+        .with_attributes(own)
+        .with_attributes([
+            KeyValue::new("service.name", config.service_name.clone()),
+            KeyValue::new("service.version", config.service_version.clone()),
+        ])
+        .build()
+}
+
+fn tracer_provider(config: &TelemetryConfig) -> opentelemetry_sdk::trace::TracerProviderBuilder {
+    SdkTracerProvider::builder()
+        .with_resource(resource(config))
+        .with_id_generator(trace::GivenOrRandom::default())
+}
+
+impl Export {
+    fn new(config: &TelemetryConfig, otlp: &OtlpConfig) -> Result<Self> {
+        let exemplars = Arc::new(Exemplars::default());
+        let exporter = MetricExporter::new(otlp, exemplars.clone())?;
+        let meter = SdkMeterProvider::builder()
+            .with_resource(resource(config))
+            .with_reader(
+                PeriodicReader::builder(exporter)
+                    .with_interval(otlp.metric_interval)
+                    .build(),
+            )
+            .build();
+        let waiting = Waiting::new(Signal::Traces, otlp.span_queue);
+        let exporter = Counted {
+            inner: otlp::spans(otlp)?,
+            waiting: waiting.clone(),
+        };
+        let processor = BatchSpanProcessor::builder(exporter)
+            .with_batch_config(
+                SpanBatchConfigBuilder::default()
+                    .with_max_queue_size(otlp.span_queue)
+                    .with_max_export_batch_size(BATCH.min(otlp.span_queue))
+                    .with_scheduled_delay(SPAN_DELAY)
+                    .build(),
+            )
+            .build();
+        let spans = waiting.clone();
+        let tracer = tracer_provider(config)
+            .with_span_processor(KeepMark)
+            .with_span_processor(Counted {
+                inner: processor,
+                waiting,
+            })
+            .build();
+        let waiting = Waiting::new(Signal::Logs, otlp.log_queue);
+        let exporter = Counted {
+            inner: otlp::logs(otlp)?,
+            waiting: waiting.clone(),
+        };
+        let processor = BatchLogProcessor::builder(exporter)
+            .with_batch_config(
+                BatchConfigBuilder::default()
+                    .with_max_queue_size(otlp.log_queue)
+                    .with_max_export_batch_size(BATCH.min(otlp.log_queue))
+                    .with_scheduled_delay(LOG_DELAY)
+                    .build(),
+            )
+            .build();
+        let logs = waiting.clone();
+        let logger = SdkLoggerProvider::builder()
+            .with_resource(resource(config))
+            .with_log_processor(Counted {
+                inner: processor,
+                waiting,
+            })
+            .build();
+        recorder::install(Recorder::new(&meter, config.metrics.clone(), exemplars));
+        Ok(Self {
+            tracer,
+            logger,
+            meter,
+            waiting: [spans, logs],
+        })
+    }
+}
+
+impl Telemetry {
+    /// Sends what waits, metrics last, within `limit`, whether or not the collector answers. The file is written to
+    /// its end.
+    pub async fn shutdown(self, limit: Duration) {
+        if let Some(export) = self.export {
+            let deadline = tokio::time::Instant::now() + limit;
+            // The SDK's calls block, and some don't keep their own limit: they get threads, which are left alone at the
+            // deadline.
+            let (tracer, logger) = (export.tracer.clone(), export.logger.clone());
+            let spans = blocking(move || tracer.shutdown_with_timeout(limit));
+            let logs = blocking(move || logger.shutdown_with_timeout(limit));
+            let signals = async { tokio::join!(spans, logs) };
+            tokio::time::timeout_at(deadline, signals).await.ok();
+            // What the others lost is among the numbers, so that these go last.
+            let meter = export.meter.clone();
+            let metrics = blocking(move || meter.shutdown());
+            let in_time = tokio::time::timeout_at(deadline, metrics).await.is_ok();
+            let lost: usize = export.waiting.iter().map(|waiting| waiting.count()).sum();
+            if lost > 0 || !in_time {
+                tracing::warn!(
+                    lost,
+                    "the collector did not take all that was to be sent before the end"
+                );
+            }
+            // Dropping them would shut them down once more, and wait.
+            std::mem::forget((export.tracer, export.logger, export.meter));
+        }
+        drop(self.file);
+    }
+
+    /// Sends what waits now: for tests.
+    ///
+    /// # Panics
+    /// When nothing is exported, or it can't be sent.
+    #[doc(hidden)]
+    pub async fn flush(&self) {
+        let export = self.export.as_ref().expect("nothing is exported");
+        let (tracer, logger, meter) = (export.tracer.clone(), export.logger.clone(), export.meter.clone());
+        blocking(move || {
+            tracer.force_flush().expect("spans");
+            logger.force_flush().expect("logs");
+            meter.force_flush().expect("metrics");
+        })
+        .await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(call()));
+    answer.await.ok()
+}
+
+/// Tells the lines that the file's writer had no room for.
+fn count_lost_lines(lost: ErrorCounter) {
+    tokio::spawn(async move {
+        let mut told = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let now = lost.dropped_lines();
+            if now > told {
+                ItemsHandled {
+                    signal: Signal::File,
+                    delivered: false,
+                    count: (now - told) as u64,
+                }
+                .emit();
+                told = now;
+            }
+        }
+    });
+}
+
+fn open(path: &Path) -> Result<RollingFileAppender> {
     let failed = |why: String| {
         Error::new(
             ErrorKind::Config,
@@ -161,7 +424,7 @@ mod tests {
         let writer = written.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
-            .with_filter(filter("trace,kube_client=trace").unwrap());
+            .with_filter(by_directives("trace,kube_client=trace").unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::info!(target: "duroxide::providers::postgres", "a payload");
             tracing::warn!(target: "kube_client::client", "a secret");

@@ -235,6 +235,119 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How instances are reached: `dns`; `cluster-ip` in a cluster without DNS; `port-forward` from a machine outside",
     ),
     setting("RUST_LOG", "`info`", "Which log lines are written"),
+    setting(
+        "DUROXIDE_OBSERVABILITY_ENABLED",
+        "`true` with an endpoint",
+        "`true`: logs, traces and metrics are exported by OTLP/gRPC",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "`http://localhost:4317`",
+        "The collector. This variable and the next four also with `LOGS_`, `TRACES_` or `METRICS_` after `OTLP_`, for that signal alone",
+    ),
+    secret_setting(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "none",
+        "Headers of each request to it: `name=value,...`",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "`10000`",
+        "An answer of it that takes longer is none, in milliseconds",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        "`none`",
+        "`gzip`: what is sent is compressed",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "`grpc`",
+        "The one protocol that is spoken",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "public authorities",
+        "Who may have signed its certificate, PEM",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "none",
+        "toygres's own certificate, PEM",
+    ),
+    setting("OTEL_EXPORTER_OTLP_CLIENT_KEY", "none", "Its private key, PEM"),
+    setting(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        "`10000`",
+        "Time between two exports of metrics, in milliseconds",
+    ),
+    setting(
+        "OTEL_BLRP_MAX_QUEUE_SIZE",
+        "`8192`",
+        "Log records that wait to be exported; what comes then is lost, and counted",
+    ),
+    setting("OTEL_BSP_MAX_QUEUE_SIZE", "`8192`", "The same of spans"),
+    setting(
+        "OTEL_SERVICE_NAME",
+        "`toygres`",
+        "`service.name` of all that is exported",
+    ),
+    setting(
+        "OTEL_SERVICE_VERSION",
+        "toygres's own",
+        "`service.version` of all that is exported",
+    ),
+    setting(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "none",
+        "Attributes of all that is exported: `deployment.environment.name=production,...`",
+    ),
+    setting(
+        "OTEL_SDK_DISABLED",
+        "`false`",
+        "`true`: nothing is exported, and there are no traces",
+    ),
+    setting(
+        "DUROXIDE_LOG_FORMAT",
+        "`pretty` on a terminal, else `json`",
+        "Log lines on the console: `json`, `pretty` or `compact`",
+    ),
+    setting(
+        "DUROXIDE_LOG_LEVEL",
+        "that of `RUST_LOG`",
+        "Which lines of the orchestration engine are written: `debug`, `info`, ...",
+    ),
+    setting(
+        "DUROXIDE_METRICS_ORCHESTRATION",
+        "`true`",
+        "Metrics of orchestrations",
+    ),
+    setting("DUROXIDE_METRICS_ACTIVITY", "`true`", "Metrics of activities"),
+    setting(
+        "DUROXIDE_METRICS_PROVIDER",
+        "`true`",
+        "Metrics of the orchestration store",
+    ),
+    setting(
+        "DUROXIDE_METRICS_WORKER",
+        "`true`",
+        "Metrics of queues and worker slots",
+    ),
+    setting(
+        "DUROXIDE_METRICS_SAMPLE_RATE",
+        "`1.0`",
+        "Share of the successes of activities that is recorded; rates stay true, failures are all recorded",
+    ),
+    setting(
+        "DUROXIDE_METRICS_MAX_LABEL_VALUES",
+        "`1000`",
+        "Different values of a label of a metric; what comes later is `other`",
+    ),
+    setting(
+        "DUROXIDE_METRICS_INCLUDE_ERROR_MESSAGES",
+        "`false`",
+        "`true`: messages of errors are a label of `duroxide_activity_errors_total`",
+    ),
 ];
 
 /// The README's table of settings.

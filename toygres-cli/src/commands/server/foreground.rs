@@ -4,8 +4,12 @@ use super::home;
 use crate::args::Start;
 use crate::failure::Result;
 use std::io::IsTerminal;
+use std::time::Duration;
 use toygres_server::config::ServerConfig;
-use toygres_telemetry::{ConsoleFormat, LogConfig};
+use toygres_telemetry::{ConsoleFormat, TelemetryConfig};
+
+/// What was told last is sent for so long.
+const FLUSH_LIMIT: Duration = Duration::from_secs(6);
 
 pub(super) async fn run(args: &Start) -> Result<()> {
     let config = ServerConfig::load(super::overrides(&args.options))?;
@@ -20,10 +24,12 @@ pub(super) async fn run(args: &Start) -> Result<()> {
     } else {
         ConsoleFormat::Json
     };
-    let _log = toygres_telemetry::init(&LogConfig {
+    let telemetry = toygres_telemetry::init(&TelemetryConfig {
         file: Some(config.paths.server_log.clone()),
-        console: (!args.no_console).then_some(format),
-        filter: config.log_filter.clone(),
+        console: (!args.no_console).then(|| config.telemetry.console.unwrap_or(format)),
+        ..config.telemetry.clone()
     })?;
-    Ok(toygres_server::serve(config).await?)
+    let served = toygres_server::serve(config).await;
+    telemetry.shutdown(FLUSH_LIMIT).await;
+    Ok(served?)
 }

@@ -1,0 +1,43 @@
+use super::Event;
+use crate::metric::Metric;
+use crate::recorder::record;
+use std::time::Duration;
+
+/// The API answered a request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestAnswered<'a> {
+    /// The method; one that HTTP does not know is `_OTHER`.
+    pub method: &'a str,
+    /// The route as it is declared (`/api/instances/{name}`); empty when there is none.
+    pub route: &'a str,
+    /// The status.
+    pub status: u16,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl Event for RequestAnswered<'_> {
+    fn emit(self) {
+        let Self {
+            method,
+            route,
+            status,
+            duration,
+        } = self;
+        let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+        let method = if known.contains(&method) { method } else { "_OTHER" };
+        let seconds = duration.as_secs_f64();
+        let word = status.to_string();
+        record(
+            Metric::HttpServerRequestDuration,
+            seconds,
+            &[method, route, &word],
+        );
+        let elapsed_ms = seconds * 1000.0;
+        match route {
+            // Probes come every few seconds and say nothing new.
+            "/health" | "/livez" | "/readyz" => tracing::debug!(status, elapsed_ms, "answered"),
+            _ => tracing::info!(status, elapsed_ms, "answered"),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Which lines and spans go where.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use toygres_models::{Error, ErrorKind, Result};
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+
+/// Never recorded, whatever the configured filter says: duroxide-pg opens INFO spans whose fields hold whole payloads
+/// (design: "engine", fact 4), and the client of Kubernetes warns of an answer that it can't read with all of its
+/// text, which may be a secret.
+const NEVER_RECORDED: [&str; 2] = ["duroxide::providers::postgres=off", "kube_client::client=off"];
+
+/// What the exporters themselves are made of. Exported, each line of theirs would make another.
+const PLUMBING: [&str; 8] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "opentelemetry",
+    "opentelemetry_otlp",
+    "opentelemetry_sdk",
+    "tonic",
+    "tower",
+];
+
+/// The exporters say of each batch that it failed. Of each place in their code one line in so long is enough.
+const CALM: Duration = Duration::from_secs(60);
+
+/// The filter that these directives are.
+pub(crate) fn by_directives(directives: &str) -> Result<EnvFilter> {
+    let mut filter = EnvFilter::try_new(directives).map_err(|cause| {
+        Error::new(
+            ErrorKind::Config,
+            "log_filter",
+            format!("the log filter {directives:?} can't be read"),
+        )
+        .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
+        .source(cause)
+    })?;
+    for never in NEVER_RECORDED {
+        let never = never.parse().map_err(|_| Error::internal("log directive"))?;
+        filter = filter.add_directive(never);
+    }
+    Ok(filter)
+}
+
+/// Whether this is said by what the exporters are made of.
+pub(crate) fn is_plumbing(target: &str) -> bool {
+    // Targets of OpenTelemetry are package names, with hyphens.
+    let krate = target.split("::").next().unwrap_or_default().replace('-', "_");
+    PLUMBING.contains(&krate.as_str())
+}
+
+/// Whether this span is part of a trace: toygres's own are, down to single statements.
+pub(crate) fn is_traced(metadata: &Metadata<'_>) -> bool {
+    let is_own = metadata.target().starts_with("toygres");
+    match metadata.is_span() {
+        true => is_own && *metadata.level() <= Level::DEBUG,
+        // An error marks its span as failed.
+        false => is_own && *metadata.level() <= Level::ERROR,
+    }
+}
+
+/// Whether this may be said now: what the exporters say is said seldom, and only warnings.
+pub(crate) fn is_calm(metadata: &Metadata<'_>) -> bool {
+    static SAID: Mutex<Option<HashMap<Identifier, Instant>>> = Mutex::new(None);
+    if metadata.is_span() || !is_plumbing(metadata.target()) {
+        return true;
+    }
+    if *metadata.level() > Level::WARN {
+        return false;
+    }
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = said.get_or_insert_default();
+    match said.get(&metadata.callsite()) {
+        Some(at) if at.elapsed() < CALM => false,
+        _ => {
+            said.insert(metadata.callsite(), Instant::now());
+            true
+        }
+    }
+}
