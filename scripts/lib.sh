@@ -128,6 +128,7 @@ need_packages() {
             ip) has_command ip || packages+=(iproute2) ;;
             etcd) has_command etcd || packages+=(etcd-server) ;;
             cni) [[ -x /usr/lib/cni/bridge ]] || packages+=(containernetworking-plugins) ;;
+            go) has_command go || packages+=(golang-go) ;;
             golang-1.19) [[ -x /usr/lib/go-1.19/bin/go ]] || packages+=(golang-1.19-go) ;;
             ca-certificates) [[ -d /usr/share/ca-certificates/mozilla ]] || packages+=(ca-certificates) ;;
             python3) python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv) ;;
