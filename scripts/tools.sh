@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced after lib.sh: programs that Debian has not got, built once from the Go module proxy and kept in TOYGRES_TOOLS
-# (~/.cache/toygres-tools).
+# Sourced after lib.sh: programs that are fetched or built once, without root, and kept in TOYGRES_TOOLS
+# (~/.cache/toygres-tools): from the Go module proxy those that Debian has not got, from Debian those whose package would
+# start a server.
 
 helm_version=v3.22.0
 collector_manifest=$ROOT/observability/collector/manifest.yaml
@@ -72,6 +73,39 @@ collector_program() {
                 "run this again: what has been fetched and compiled is kept"
         }
         rm -rf "$new" "$program.log"
+    fi
+    printf '%s\n' "$program"
+}
+
+# The directory of prometheus and promtool: the system's, else of Debian's package, which is unpacked and not installed, as
+# it would make a service that starts at once and at every boot.
+prometheus_programs() {
+    local tools program new
+    if has_command prometheus && has_command promtool; then
+        dirname "$(type -P prometheus)"
+        return
+    fi
+    tools=$(tools_directory) || return 1
+    program=$tools/prometheus
+    if [[ ! -d $program ]]; then
+        is_debian || fail "missing: prometheus, promtool" "install Prometheus with this system's package manager, then run this again"
+        step "Fetching Prometheus from Debian"
+        mkdir -p "$tools"
+        new=$(mktemp -d "$tools/new.XXXXXX")
+        # As root apt would fetch as another user, who may not write there. The list of packages is fetched only if what is
+        # there does not do.
+        (
+            download() { apt_get -o APT::Sandbox::User=root download prometheus; }
+            cd "$new" && { download || { apt_get update && download; }; } && dpkg -x prometheus_*.deb package &&
+                package/usr/bin/prometheus --version && package/usr/bin/promtool --version
+        ) >"$new/log" 2>&1 || {
+            tail -n 20 "$new/log" >&2
+            rm -rf "$new"
+            fail "Prometheus can't be fetched from Debian" "see above; sudo apt-get update may help" "then run this again"
+        }
+        # Fails where another process was faster.
+        mv -T "$new/package/usr/bin" "$program" 2>/dev/null || [[ -x $program/prometheus ]] || fail "$program can't be written"
+        rm -rf "$new"
     fi
     printf '%s\n' "$program"
 }
