@@ -63,22 +63,26 @@ pub(crate) fn is_traced(metadata: &Metadata<'_>) -> bool {
     }
 }
 
-/// Whether this may be said now: what the exporters say is said seldom, and only warnings.
-pub(crate) fn is_calm(metadata: &Metadata<'_>) -> bool {
-    static SAID: Mutex<Option<HashMap<Identifier, Instant>>> = Mutex::new(None);
-    if metadata.is_span() || !is_plumbing(metadata.target()) {
-        return true;
-    }
-    if *metadata.level() > Level::WARN {
-        return false;
-    }
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    let said = said.get_or_insert_default();
-    match said.get(&metadata.callsite()) {
-        Some(at) if at.elapsed() < CALM => false,
-        _ => {
-            said.insert(metadata.callsite(), Instant::now());
-            true
+/// What the exporters say, seldom. Each place that is written to has one of its own.
+#[derive(Default)]
+pub(crate) struct Calm(Mutex<HashMap<Identifier, Instant>>);
+
+impl Calm {
+    /// Whether this may be said now: of what the exporters say warnings only, each once in a while.
+    pub(crate) fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        if metadata.is_span() || !is_plumbing(metadata.target()) {
+            return true;
+        }
+        if *metadata.level() > Level::WARN {
+            return false;
+        }
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match said.get(&metadata.callsite()) {
+            Some(at) if at.elapsed() < CALM => false,
+            _ => {
+                said.insert(metadata.callsite(), Instant::now());
+                true
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub use events::Event;
 use events::{ItemsHandled, Signal};
 use exemplar::Exemplars;
 use export::{Counted, KeepMark, MetricExporter, Waiting};
-use filter::{by_directives, is_calm, is_plumbing, is_traced};
+use filter::{Calm, by_directives, is_plumbing, is_traced};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
@@ -208,9 +208,10 @@ fn written<S>(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<S> + 
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
+    let calm = Calm::default();
     filter
         .and(filter_fn(|metadata| !engine_lines::is_engines(metadata)))
-        .and(dynamic_filter_fn(|metadata, _| is_calm(metadata)))
+        .and(dynamic_filter_fn(move |metadata, _| calm.allows(metadata)))
 }
 
 fn resource(config: &TelemetryConfig) -> Resource {

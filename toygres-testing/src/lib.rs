@@ -10,6 +10,8 @@ mod cluster;
 mod home;
 #[cfg(feature = "kubernetes")]
 mod namespace;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod postgres;
 #[cfg(feature = "kubernetes")]
 pub mod proxy;
@@ -23,6 +25,8 @@ pub use cluster::{devcluster, kubeconfig};
 pub use home::TestHome;
 #[cfg(feature = "kubernetes")]
 pub use namespace::TestNamespace;
+#[cfg(feature = "otlp")]
+pub use otlp::{OtlpAnswer, OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan};
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
 #[cfg(feature = "server")]
 pub use server::{TestServer, TestServerOptions};
