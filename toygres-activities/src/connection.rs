@@ -10,6 +10,9 @@ use toygres_models::Secret;
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::{DATABASE_NAME, ROLE_NAME};
 use toygres_platform::Serving;
+use toygres_telemetry::Event;
+use toygres_telemetry::events::HealthChecked;
+use tracing::Instrument;
 
 /// A check, and the identity of the server that answered it.
 pub(crate) struct Probed {
@@ -30,8 +33,24 @@ pub(crate) async fn probe(
 ) -> Probed {
     let checked_at = Utc::now();
     let begun = Instant::now();
-    let outcome = tokio::time::timeout(limit, ask(serving, authority, password, limit)).await;
-    let elapsed_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    let span = tracing::debug_span!(
+        "probe",
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        db.system.name = "postgresql",
+        peer.service = "instance",
+        server.address = serving.endpoint.host,
+        server.port = serving.endpoint.port,
+    );
+    let asked = ask(serving, authority, password, limit).instrument(span.clone());
+    let outcome = tokio::time::timeout(limit, asked).await;
+    let duration = begun.elapsed();
+    let elapsed_ms = duration.as_secs_f64() * 1000.0;
+    let healthy = matches!(outcome, Ok(Ok(_)));
+    if !healthy {
+        span.record("otel.status_code", "ERROR");
+    }
+    span.in_scope(|| HealthChecked { healthy, duration }.emit());
     let failed = |code: &str, message: String| Probed {
         check: HealthCheck {
             checked_at,

@@ -16,6 +16,9 @@ pub struct Output {
     pub intent: Intent,
     /// A create that makes no progress for so long has failed, in milliseconds.
     pub create_deadline_ms: u64,
+    /// Where the request for the operation stands in its trace: the work on it belongs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// When to check the health of an instance that was just checked, in milliseconds from now.
     pub next_check_ms: u64,
 }
@@ -28,6 +31,10 @@ impl Activity for LoadIntent {
 
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<Output> {
         let intent = deps.cms.intent(&scope).await?;
+        let traceparent = match &intent.operation {
+            Some(operation) => deps.cms.operation_traceparent(operation.id).await?,
+            None => None,
+        };
         let create_deadline_ms = deps
             .settings
             .create_deadline
@@ -38,6 +45,7 @@ impl Activity for LoadIntent {
         Ok(Output {
             intent,
             create_deadline_ms,
+            traceparent,
             next_check_ms,
         })
     }

@@ -1,6 +1,7 @@
 //! Records how an operation ended that leaves no instance behind.
 
 use crate::Deps;
+use crate::step::tell_ended;
 use serde::{Deserialize, Serialize};
 use toygres_engine::{Activity, ActivityContext};
 use toygres_models::operations::OperationError;
@@ -37,10 +38,12 @@ impl Activity for RecordEnd {
     type Output = ();
 
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<()> {
-        match &input.end {
+        let ended = match &input.end {
             End::Deleted => deps.cms.record_deleted(&input.scope).await,
             End::Failed(error) => deps.cms.record_failed(&input.scope, error).await,
             End::Cancelled(why) => deps.cms.record_cancelled(&input.scope, why).await,
-        }
+        };
+        tell_ended(&ended?);
+        Ok(())
     }
 }

@@ -1,11 +1,15 @@
 //! Records that a new instance runs: the end of a create.
 
 use crate::Deps;
+use crate::step::tell_ended;
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 use toygres_engine::{Activity, ActivityContext};
 use toygres_models::health::HealthCheck;
 use toygres_models::instances::Endpoint;
 use toygres_models::{Result, Scope};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::PhaseEnded;
 
 /// See the module.
 pub struct RecordRunning;
@@ -33,7 +37,9 @@ impl Activity for RecordRunning {
     type Output = ();
 
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<()> {
-        deps.cms
+        let begun = Instant::now();
+        let ended = deps
+            .cms
             .record_running(
                 &input.scope,
                 &input.endpoint,
@@ -41,6 +47,13 @@ impl Activity for RecordRunning {
                 input.system_identifier,
                 &input.check,
             )
-            .await
+            .await?;
+        tell_ended(&ended);
+        PhaseEnded {
+            phase: "record",
+            duration: begun.elapsed(),
+        }
+        .emit();
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Deps;
 use crate::deps::{differences, reference};
+use crate::step::end_step;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use toygres_engine::{Activity, ActivityContext};
@@ -72,7 +73,7 @@ impl Activity for WaitForReady {
             let budget = if slot.is_some() { SLICE } else { Duration::ZERO };
             let found = match deps.platform.wait_ready(&instance, budget).await? {
                 Observation::Ready(serving) => {
-                    deps.cms.end_step(scope, Self::NAME, Ok(())).await?;
+                    end_step(deps, scope, Self::NAME).await?;
                     return Ok(Output::Ready {
                         endpoint: serving.endpoint,
                         system_identifier: serving.system_identifier,

@@ -3,6 +3,7 @@
 use crate::errors::{database, no_such_actor, operation_ended, superseded};
 use crate::events::{self, EventKind};
 use crate::health::insert_check;
+use crate::operations::EndedOperation;
 use crate::{Cms, credentials, operations, rows};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
@@ -174,7 +175,7 @@ impl Cms {
         external_endpoint: Option<&Endpoint>,
         system_identifier: Option<u64>,
         check: &HealthCheck,
-    ) -> Result<()> {
+    ) -> Result<Vec<EndedOperation>> {
         let operation_id = scope_operation(scope)?;
         let mut fenced = self.fence(scope).await?;
         if fenced.desired_state == DesiredState::Deleted {
@@ -182,7 +183,7 @@ impl Cms {
         }
         match fenced.operation(scope).await?.1 {
             OperationState::Pending | OperationState::Running => {}
-            OperationState::Succeeded => return Ok(()),
+            OperationState::Succeeded => return Ok(Vec::new()),
             OperationState::Failed | OperationState::Cancelled => return Err(operation_ended(operation_id)),
         }
         fenced
@@ -205,7 +206,7 @@ impl Cms {
             )
             .await?;
         insert_check(fenced.connection(), scope.instance_id, check).await?;
-        operations::end(
+        let ended = operations::end(
             &mut fenced,
             operation_id,
             OperationState::Succeeded,
@@ -216,7 +217,8 @@ impl Cms {
         fenced
             .event(scope, EventKind::StateChanged, "it is running")
             .await?;
-        fenced.commit().await
+        fenced.commit().await?;
+        Ok(vec![ended])
     }
 
     /// Records that a creation failed and that nothing of it is left: the name is free, the row stays. If the
@@ -225,20 +227,21 @@ impl Cms {
     /// # Errors
     /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded): code `superseded`; code `operation_ended`
     /// when the creation has succeeded. Else see the crate.
-    pub async fn record_failed(&self, scope: &Scope, error: &OperationError) -> Result<()> {
+    pub async fn record_failed(&self, scope: &Scope, error: &OperationError) -> Result<Vec<EndedOperation>> {
         let operation_id = scope_operation(scope)?;
         let mut fenced = self.fence(scope).await?;
         match fenced.operation(scope).await? {
             (OperationKind::Delete, _) => {
                 return Err(Error::internal("a deletion is tried until it succeeds"));
             }
-            (_, OperationState::Failed | OperationState::Cancelled) => return Ok(()),
+            (_, OperationState::Failed | OperationState::Cancelled) => return Ok(Vec::new()),
             (_, OperationState::Succeeded) => return Err(operation_ended(operation_id)),
             (_, OperationState::Pending | OperationState::Running) => {}
         }
         if fenced.desired_state == DesiredState::Deleted {
-            cancel(&mut fenced, scope, operation_id, &error.message).await?;
-            return fenced.commit().await;
+            let ended = cancel(&mut fenced, scope, operation_id, &error.message).await?;
+            fenced.commit().await?;
+            return Ok(vec![ended]);
         }
         fenced
             .execute(
@@ -251,7 +254,7 @@ impl Cms {
                 .bind(&error.message),
             )
             .await?;
-        operations::end(
+        let ended = operations::end(
             &mut fenced,
             operation_id,
             OperationState::Failed,
@@ -266,30 +269,32 @@ impl Cms {
                 &format!("it failed: {}", error.message),
             )
             .await?;
-        fenced.commit().await
+        fenced.commit().await?;
+        Ok(vec![ended])
     }
 
     /// Records that the operation ended because something newer was asked for. One that has ended is left as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
-    pub async fn record_cancelled(&self, scope: &Scope, message: &str) -> Result<()> {
+    pub async fn record_cancelled(&self, scope: &Scope, message: &str) -> Result<Vec<EndedOperation>> {
         let mut fenced = self.fence(scope).await?;
         if fenced.operation(scope).await?.1.is_terminal() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        cancel(&mut fenced, scope, scope_operation(scope)?, message).await?;
-        fenced.commit().await
+        let ended = cancel(&mut fenced, scope, scope_operation(scope)?, message).await?;
+        fenced.commit().await?;
+        Ok(vec![ended])
     }
 
     /// Records that nothing of the instance is left: the name is free, the password is gone, the row stays.
     ///
     /// # Errors
     /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
-    pub async fn record_deleted(&self, scope: &Scope) -> Result<()> {
+    pub async fn record_deleted(&self, scope: &Scope) -> Result<Vec<EndedOperation>> {
         let mut fenced = self.fence(scope).await?;
         if fenced.state == InstanceState::Deleted {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if fenced.desired_state != DesiredState::Deleted {
             return Err(Error::internal("nobody asked for the deletion that was recorded"));
@@ -303,27 +308,41 @@ impl Cms {
             "update cms.operation_steps s set finished_at = now(), \
              state = case o.kind when 'delete' then 'succeeded' else 'failed' end from cms.operations o \
              where o.instance_id = $1 and o.id = s.operation_id and s.state = 'running'",
-            "update cms.operations set finished_at = now(), started_at = coalesce(started_at, now()), \
-             state = case kind when 'delete' then 'succeeded' else 'cancelled' end \
-             where instance_id = $1 and state in ('pending', 'running')",
             "update cms.drift_findings set resolved_at = now() \
              where instance_id = $1 and source = 'actor' and resolved_at is null",
         ] {
             fenced.execute(sqlx::query(statement).bind(id)).await?;
         }
+        let ended = sqlx::query(&format!(
+            "update cms.operations set finished_at = now(), started_at = coalesce(started_at, now()), \
+             state = case kind when 'delete' then 'succeeded' else 'cancelled' end \
+             where instance_id = $1 and state in ('pending', 'running') returning {}",
+            operations::ENDED
+        ))
+        .bind(id)
+        .try_map(|row| operations::ended(&row))
+        .fetch_all(fenced.connection())
+        .await
+        .map_err(database)?;
         fenced
             .event(scope, EventKind::StateChanged, "it is deleted")
             .await?;
-        fenced.commit().await
+        fenced.commit().await?;
+        Ok(ended)
     }
 }
 
-async fn cancel(fenced: &mut Fenced, scope: &Scope, operation_id: OperationId, message: &str) -> Result<()> {
+async fn cancel(
+    fenced: &mut Fenced,
+    scope: &Scope,
+    operation_id: OperationId,
+    message: &str,
+) -> Result<EndedOperation> {
     let error = OperationError {
         code: "cancelled".to_owned(),
         message: message.to_owned(),
     };
-    operations::end(
+    let ended = operations::end(
         fenced,
         operation_id,
         OperationState::Cancelled,
@@ -332,5 +351,8 @@ async fn cancel(fenced: &mut Fenced, scope: &Scope, operation_id: OperationId, m
     )
     .await?;
     fenced.progressed().await?;
-    fenced.event(scope, EventKind::OperationCancelled, message).await
+    fenced
+        .event(scope, EventKind::OperationCancelled, message)
+        .await?;
+    Ok(ended)
 }

@@ -12,8 +12,8 @@ pub struct Origin {
     /// Who, such as `anonymous@loopback` or a token's name. The same for every request of one caller, since
     /// idempotency keys belong to it; never a secret.
     pub actor: String,
-    /// The trace of the request, if it has one.
-    pub trace_id: Option<String>,
+    /// Where the request stands in its trace, as W3C `traceparent`.
+    pub traceparent: Option<String>,
     /// The only owner whose instances the caller may touch; any if absent. Those of others are not there for it.
     pub owner: Option<OwnerName>,
 }
@@ -31,6 +31,13 @@ pub struct AuditFilter {
     pub limit: Option<u32>,
     /// Older than this one: the last one of the page before.
     pub before: Option<i64>,
+}
+
+impl Origin {
+    /// The id of the request's trace.
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
+    }
 }
 
 impl Cms {
@@ -113,7 +120,7 @@ pub(crate) async fn audit(
     .bind(subject.instance_id.map(|id| id.0))
     .bind(subject.operation_id.map(|id| id.0))
     .bind(subject.object)
-    .bind(&origin.trace_id)
+    .bind(origin.trace_id())
     .execute(connection)
     .await
     .map_err(database)?;

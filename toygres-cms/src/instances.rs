@@ -467,7 +467,7 @@ pub(crate) async fn request_operation(
         (None, OperationKind::Create) => (EventKind::CreateRequested, "create_instance"),
         (None, OperationKind::Delete) => (EventKind::DeleteRequested, "delete_instance"),
     };
-    let operation = operations::insert(connection, OperationId::generate(), instance_id, kind).await?;
+    let operation = operations::insert(connection, origin, instance_id, kind).await?;
     let failed = retry_of.map(|id| id.to_string());
     let subject = Subject {
         instance_id: Some(instance_id),

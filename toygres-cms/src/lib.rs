@@ -41,7 +41,7 @@ pub use events::EventFilter;
 pub use idempotency::Idempotency;
 pub use instances::{CreateInstance, Created, Deletion, InstanceFilter, InstanceSelector, TagFilter};
 pub use migrate::migrate;
-pub use operations::OperationFilter;
+pub use operations::{EndedOperation, OperationFilter};
 pub use retry::Retried;
 pub use sweep::{Pruned, Retention, WantedActor};
 

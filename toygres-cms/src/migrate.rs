@@ -15,6 +15,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/0003_external_endpoint.sql"),
     ),
     (4, "why", include_str!("../../migrations/0004_why.sql")),
+    (
+        5,
+        "traceparent",
+        include_str!("../../migrations/0005_traceparent.sql"),
+    ),
 ];
 
 /// Makes the schema `cms` and its tables, or brings them up to this program's version. What was done is noted in

@@ -1,9 +1,12 @@
 //! Operations and their steps: read by the API, written by the actor that works on them.
 
 use crate::actors::{Fenced, scope_operation};
+use crate::audit::Origin;
 use crate::errors::{database, operation_ended, superseded};
 use crate::{Cms, rows};
-use sqlx::{PgConnection, Postgres, QueryBuilder};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use std::time::Duration;
 use toygres_models::instances::DesiredState;
 use toygres_models::operations::{
     Operation, OperationError, OperationKind, OperationState, Reason, StepState,
@@ -66,6 +69,19 @@ impl Cms {
     pub async fn get_operation(&self, id: OperationId, within: Option<&OwnerName>) -> Result<Operation> {
         let mut connection = self.pool.acquire().await.map_err(database)?;
         get(&mut connection, id, within).await
+    }
+
+    /// Where the request that asked for the operation stands in its trace, as W3C `traceparent`.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn operation_traceparent(&self, id: OperationId) -> Result<Option<String>> {
+        let found = sqlx::query_scalar("select traceparent from cms.operations where id = $1")
+            .bind(id.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(database)?;
+        Ok(found.flatten())
     }
 
     /// Takes the operation up: from now on it is `running`.
@@ -139,7 +155,7 @@ impl Cms {
         fenced.commit().await
     }
 
-    /// Ends the step. One that has ended already, or whose operation has, is left as it is.
+    /// Ends the step, and tells how long it took. One that has ended already, or whose operation has, is left as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Superseded`], code `superseded`. Else see the crate.
@@ -148,7 +164,7 @@ impl Cms {
         scope: &Scope,
         step: &str,
         outcome: Result<(), &OperationError>,
-    ) -> Result<()> {
+    ) -> Result<Option<Duration>> {
         let state = if outcome.is_ok() {
             StepState::Succeeded
         } else {
@@ -156,36 +172,66 @@ impl Cms {
         };
         let mut fenced = self.fence(scope).await?;
         // The end of an operation ends its steps, so there is none left to end then.
-        let ended = fenced
-            .execute(
-                sqlx::query(
-                    "update cms.operation_steps set state = $3, message = $4, finished_at = now(), \
-                     reason = case when $3 = 'failed' then reason end \
-                     where operation_id = $1 and name = $2 and state = 'running'",
-                )
-                .bind(scope_operation(scope)?.0)
-                .bind(step)
-                .bind(state.as_str())
-                .bind(outcome.err().map(|error| &error.message)),
-            )
-            .await?;
-        if ended > 0 {
+        let took: Option<f64> = sqlx::query_scalar(
+            "update cms.operation_steps set state = $3, message = $4, finished_at = now(), \
+             reason = case when $3 = 'failed' then reason end \
+             where operation_id = $1 and name = $2 and state = 'running' \
+             returning extract(epoch from now() - started_at)::float8",
+        )
+        .bind(scope_operation(scope)?.0)
+        .bind(step)
+        .bind(state.as_str())
+        .bind(outcome.err().map(|error| &error.message))
+        .fetch_optional(fenced.connection())
+        .await
+        .map_err(database)?;
+        if took.is_some() {
             fenced.progressed().await?;
         }
-        fenced.commit().await
+        fenced.commit().await?;
+        Ok(took.map(seconds))
     }
+}
+
+/// An operation that has just ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedOperation {
+    /// What it was for.
+    pub kind: OperationKind,
+    /// How it ended.
+    pub state: OperationState,
+    /// From the request to the end.
+    pub took: Duration,
+}
+
+/// The database's clock may have been set back meanwhile.
+pub(crate) fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// What a statement that ends operations returns of each.
+pub(crate) const ENDED: &str = "kind, state, extract(epoch from now() - requested_at)::float8 as took";
+
+pub(crate) fn ended(row: &PgRow) -> sqlx::Result<EndedOperation> {
+    Ok(EndedOperation {
+        kind: rows::parsed(row, "kind")?,
+        state: rows::parsed(row, "state")?,
+        took: seconds(row.try_get("took")?),
+    })
 }
 
 pub(crate) async fn insert(
     connection: &mut PgConnection,
-    id: OperationId,
+    origin: &Origin,
     instance_id: InstanceId,
     kind: OperationKind,
 ) -> Result<Operation> {
-    sqlx::query("insert into cms.operations (id, instance_id, kind) values ($1, $2, $3)")
+    let id = OperationId::generate();
+    sqlx::query("insert into cms.operations (id, instance_id, kind, traceparent) values ($1, $2, $3, $4)")
         .bind(id.0)
         .bind(instance_id.0)
         .bind(kind.as_str())
+        .bind(&origin.traceparent)
         .execute(&mut *connection)
         .await
         .map_err(database)?;
@@ -270,19 +316,19 @@ pub(crate) async fn end(
     state: OperationState,
     steps: StepState,
     error: Option<&OperationError>,
-) -> Result<()> {
-    fenced
-        .execute(
-            sqlx::query(
-                "update cms.operations set state = $2, error_code = $3, error_message = $4, \
-                 started_at = coalesce(started_at, now()), finished_at = now() where id = $1",
-            )
-            .bind(id.0)
-            .bind(state.as_str())
-            .bind(error.map(|error| &error.code))
-            .bind(error.map(|error| &error.message)),
-        )
-        .await?;
+) -> Result<EndedOperation> {
+    let operation = sqlx::query(&format!(
+        "update cms.operations set state = $2, error_code = $3, error_message = $4, \
+         started_at = coalesce(started_at, now()), finished_at = now() where id = $1 returning {ENDED}"
+    ))
+    .bind(id.0)
+    .bind(state.as_str())
+    .bind(error.map(|error| &error.code))
+    .bind(error.map(|error| &error.message))
+    .try_map(|row| ended(&row))
+    .fetch_one(fenced.connection())
+    .await
+    .map_err(database)?;
     fenced
         .execute(
             sqlx::query(
@@ -293,5 +339,5 @@ pub(crate) async fn end(
             .bind(steps.as_str()),
         )
         .await?;
-    Ok(())
+    Ok(operation)
 }

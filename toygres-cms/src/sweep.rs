@@ -166,7 +166,7 @@ impl Cms {
         .bind(expected_incarnation)
         .bind(EventKind::ActorReplaced.as_str())
         .bind(asked.map(|origin| &origin.actor))
-        .bind(asked.and_then(|origin| origin.trace_id.as_ref()))
+        .bind(asked.and_then(Origin::trace_id))
         .fetch_optional(&self.pool)
         .await
         .map_err(database)

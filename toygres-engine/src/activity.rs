@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
+use toygres_telemetry::trace::{TraceParent, set_parent};
 use tracing::Instrument;
 
 /// A short, idempotent piece of work. It runs at least once: it may run twice, also at the same time, and its answer
@@ -203,13 +204,16 @@ async fn run<A: Activity>(
     };
     let span = tracing::info_span!(
         "activity",
+        otel.name = A::NAME,
         activity_name = A::NAME,
         orchestration_name = cx.orchestration_name(),
         orchestration_id = cx.instance_id(),
         execution_id = cx.execution_id(),
         attempt = cx.attempt,
-        traceparent = cx.traceparent(),
     );
+    if let Some(parent) = cx.traceparent().and_then(TraceParent::parse) {
+        set_parent(&span, &parent);
+    }
     let work = async {
         let work = AssertUnwindSafe(A::run(deps, &cx, envelope.body)).catch_unwind();
         let result = match tokio::time::timeout(A::TIMEOUT, work).await {

@@ -18,6 +18,7 @@ mod error;
 mod failure;
 mod inspect;
 mod orchestration;
+mod place;
 mod prune;
 mod sql;
 pub mod store;

@@ -3,6 +3,7 @@
 use crate::activity::short_name;
 use crate::envelope;
 use crate::failure::Failure;
+use crate::place;
 use duroxide::runtime::{OrchestrationRegistry, OrchestrationRegistryBuilder};
 use duroxide::{Either2, OrchestrationContext};
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub trait Orchestration: Send + Sync + 'static {
     const NAME: &'static str;
     /// The version of its behaviour. Other behaviour is another version beside this one, while anything runs on it.
     const VERSION: &'static str = "1.0.0";
+    /// Whether it goes on for long, by continuing as new. Then each execution is a trace of its own.
+    const LONG_RUNNING: bool = false;
     /// What it is given.
     type Input: Serialize + DeserializeOwned + Send + 'static;
     /// What it answers.
@@ -63,6 +66,7 @@ pub enum Woken {
 #[derive(Clone)]
 pub struct Context {
     pub(crate) inner: OrchestrationContext,
+    /// Where this execution stands in its trace; what it calls belongs there.
     pub(crate) traceparent: Option<Arc<str>>,
 }
 
@@ -118,6 +122,15 @@ impl Context {
     /// Runs calls that do not depend on each other at the same time, and waits for all of them.
     pub async fn join<F: Future>(&self, calls: Vec<F>) -> Vec<F::Output> {
         self.inner.join(calls).await
+    }
+
+    /// The same, for calls that belong to another trace than the rest: that of a request that is worked on.
+    #[must_use]
+    pub fn joining(&self, traceparent: Option<&str>) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            traceparent: traceparent.map(Into::into).or_else(|| self.traceparent.clone()),
+        }
     }
 
     /// Logs a line, once, also when the code is run again.
@@ -195,14 +208,21 @@ impl Orchestrations {
 
 async fn run<O: Orchestration>(cx: OrchestrationContext, input: &str) -> Result<String, Failure> {
     let envelope = envelope::open::<O::Input>(input)?;
+    let begun_by = envelope.traceparent;
+    let place = place::of_execution(
+        &cx.instance_id(),
+        cx.execution_id(),
+        begun_by.as_deref(),
+        O::LONG_RUNNING,
+    );
     let cx = Context {
         inner: cx,
-        traceparent: envelope.traceparent.map(Into::into),
+        traceparent: place.map(|place| place.header().into()),
     };
     match O::run(cx.clone(), envelope.body).await? {
         Turn::Done(output) => envelope::encode(&output),
         Turn::ContinueAsNew(input) => {
-            let input = cx.seal(1, &input)?;
+            let input = envelope::seal(begun_by.as_deref(), 1, &input)?;
             // Never resolves: duroxide ends the execution here.
             cx.inner
                 .continue_as_new(input)

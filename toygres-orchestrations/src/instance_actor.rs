@@ -54,6 +54,9 @@ pub enum Resume {
         operation_id: OperationId,
         /// Why it failed.
         error: OperationError,
+        /// The trace that it belongs to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
     },
 }
 
@@ -248,6 +251,7 @@ impl Stepwise for InstanceActor {
 
 impl Orchestration for InstanceActor {
     const NAME: &'static str = "instance-actor";
+    const LONG_RUNNING: bool = true;
     type Input = Input;
     type Output = ();
 
@@ -268,6 +272,7 @@ impl Orchestration for InstanceActor {
             round: 0,
             view: None,
             operation_id: None,
+            traceparent: None,
             end: End::Deleted,
             next_check_ms: None,
         };
@@ -298,6 +303,8 @@ struct Actor {
     view: Option<load_intent::Output>,
     /// The operation that is worked on.
     operation_id: Option<OperationId>,
+    /// The trace that it belongs to.
+    traceparent: Option<String>,
     /// How that ends once nothing of the instance is left.
     end: End,
     next_check_ms: Option<u64>,
@@ -354,8 +361,13 @@ impl Actor {
                 self.next_check_ms = Some(next_check_ms);
                 Came::Watching
             }
-            Some(Resume::Undoing { operation_id, error }) => {
+            Some(Resume::Undoing {
+                operation_id,
+                error,
+                traceparent,
+            }) => {
                 self.operation_id = Some(operation_id);
+                self.traceparent = traceparent;
                 self.end = End::Failed(error);
                 Came::Undoing
             }
@@ -374,6 +386,7 @@ impl Actor {
             return Came::Watch;
         };
         self.operation_id = view.intent.operation.map(|operation| operation.id);
+        self.traceparent.clone_from(&view.traceparent);
         self.end = End::Deleted;
         wanted(&view.intent)
     }
@@ -387,7 +400,7 @@ impl Actor {
         self.next_check_ms = Some(view.next_check_ms);
         let id = self.child_id(CreateInstance::NAME);
         let input = create_instance::Input { scope, deadline_ms };
-        match flow::child::<CreateInstance>(step, &self.cx, id, input).await {
+        match flow::child::<CreateInstance>(step, &self.of_operation(), id, input).await {
             Ok(()) => Ok(Came::Done),
             // An operator's cancellation is a failure as any other: nobody has asked for anything newer.
             Err(failure) if failure.kind == ErrorKind::Superseded && failure.code != "cancelled" => {
@@ -398,7 +411,11 @@ impl Actor {
                     code: failure.code,
                     message: failure.message,
                 };
-                self.resume = Some(Resume::Undoing { operation_id, error });
+                self.resume = Some(Resume::Undoing {
+                    operation_id,
+                    error,
+                    traceparent: self.traceparent.clone(),
+                });
                 Ok(Came::Failed)
             }
         }
@@ -411,7 +428,7 @@ impl Actor {
             end: self.end.clone(),
         };
         let id = self.child_id(DeleteInstance::NAME);
-        match flow::child::<DeleteInstance>(step, &self.cx, id, input).await {
+        match flow::child::<DeleteInstance>(step, &self.of_operation(), id, input).await {
             // By an operator: what was begun is still to be removed.
             Err(failure) if failure.code == "cancelled" => Err(Failure::app(failure.code, failure.message)),
             Err(failure) if failure.kind != ErrorKind::Superseded => Err(failure),
@@ -450,6 +467,11 @@ impl Actor {
         }
         self.view = None;
         Ok(found)
+    }
+
+    /// What it calls belongs to the trace of the request that asked for the operation.
+    fn of_operation(&self) -> Context {
+        self.cx.joining(self.traceparent.as_deref())
     }
 
     /// Who works on which operation.

@@ -201,6 +201,12 @@ fn from_process(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// How telemetry is configured, also for programs that only ask a server.
+#[must_use]
+pub fn telemetry() -> TelemetryConfig {
+    TelemetryConfig::read(&from_process)
+}
+
 fn wrong(name: &str, why: &str) -> Error {
     Error::new(ErrorKind::Config, "bad_setting", format!("{name} {why}"))
         .hint("see the configuration table in README.md")

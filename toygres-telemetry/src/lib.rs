@@ -20,6 +20,7 @@ pub mod metric;
 mod otlp;
 mod process;
 mod recorder;
+mod statements;
 pub mod trace;
 
 pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, TelemetryConfig, TlsConfig};
@@ -45,7 +46,7 @@ use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
-use tracing_subscriber::filter::{FilterExt, dynamic_filter_fn, filter_fn};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, dynamic_filter_fn, filter_fn};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -133,8 +134,10 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             .with_target(false)
             .with_level(false)
             .with_error_events_to_status(true)
-            .with_filter(filter_fn(is_traced));
+            .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::DEBUG));
         layers.push(layer.boxed());
+        let statements = statements::Statements.with_filter(statements::within_a_span());
+        layers.push(statements.boxed());
     }
     if let Some(export) = &export {
         let layer = OpenTelemetryTracingBridge::builder(&export.logger)

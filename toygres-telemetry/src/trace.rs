@@ -8,7 +8,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use std::cell::Cell;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// One trace in so many is kept whatever happens in it. The collector goes by the mark on its spans.
@@ -162,6 +162,33 @@ impl PastSpan {
             span.set_status(Status::error(error));
         }
         span.end_with_timestamp(self.end);
+    }
+}
+
+/// An SQL statement that is done, part of the present trace.
+pub(crate) struct PastStatement {
+    /// A bounded name.
+    pub(crate) name: String,
+    /// The statement.
+    pub(crate) text: String,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+impl PastStatement {
+    /// Writes it.
+    pub(crate) fn emit(self) {
+        use opentelemetry::trace::Span;
+        let end = SystemTime::now();
+        let builder = SpanBuilder::from_name(self.name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(end - self.took)
+            .with_attributes([
+                KeyValue::new("db.system.name", "postgresql"),
+                KeyValue::new("db.query.text", self.text),
+            ]);
+        let mut span = global::tracer("toygres").build_with_context(builder, &Context::current());
+        span.end_with_timestamp(end);
     }
 }
 

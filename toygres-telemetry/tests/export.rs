@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
-use toygres_telemetry::events::{ActivityEnded, ActivityOutcome, ErrorType, FailedTry, RequestAnswered};
+use toygres_telemetry::events::{ActivityEnded, ActivityOutcome, ErrorType, FailedTry};
 use toygres_telemetry::trace::{PastSpan, TraceParent, set_parent};
 use toygres_telemetry::{Event, Telemetry, TelemetryConfig};
 use toygres_testing::{OtlpAnswer, OtlpReceiver, ReceivedPoint, wait_for};

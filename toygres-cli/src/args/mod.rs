@@ -137,6 +137,15 @@ pub(crate) enum Format {
     Yaml,
 }
 
+impl Command {
+    /// Its name, without what belongs to it.
+    pub(crate) fn name(&self) -> String {
+        let whole = format!("{self:?}");
+        let name = whole.split(|c: char| !c.is_ascii_alphanumeric()).next();
+        name.unwrap_or_default().to_lowercase()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a database, or several.

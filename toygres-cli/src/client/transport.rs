@@ -5,7 +5,7 @@ use crate::args::Chosen;
 use crate::config::{Access, DEFAULT_API_URL};
 use crate::failure::{Exit, Failure, Result};
 use crate::printer::note;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use toygres_models::Secret;
 use toygres_models::problem::Problem;
 use toygres_models::server::SettingOrigin;
+use toygres_telemetry::trace::TraceParent;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -72,6 +73,7 @@ impl Client {
         let base = parse_url(&access.api_url.value)?;
         let mut http = http
             .user_agent(concat!("toygres/", env!("CARGO_PKG_VERSION")))
+            .default_headers(trace())
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             // A log may be silent for days: the network tells whether its server is there.
@@ -342,6 +344,16 @@ impl Client {
         .why(why)
         .next("check TOYGRES_API_URL; the versions of both sides: toygres version")
     }
+}
+
+/// All requests of a command belong to one trace, whether or not the command's own part of it is kept anywhere.
+fn trace() -> HeaderMap {
+    let here = TraceParent::current().unwrap_or_else(|| TraceParent::of(rand::random(), rand::random()));
+    let value = here.header().parse().ok();
+    value
+        .map(|value| (HeaderName::from_static("traceparent"), value))
+        .into_iter()
+        .collect()
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate>> {

@@ -14,6 +14,7 @@ mod shell;
 mod status;
 mod test;
 mod token;
+mod trace;
 mod update;
 mod version;
 mod wait;
@@ -60,7 +61,12 @@ pub(crate) fn run(cli: Cli, given: Given, printer: &Printer) -> Result<ExitCode>
         given,
         timeout: cli.global.request_timeout,
     };
-    runtime.block_on(act(cli.command, target, printer))
+    let name = cli.command.name();
+    // The server tells of itself.
+    match cli.command {
+        Command::Server(_) => runtime.block_on(act(cli.command, target, printer)),
+        _ => runtime.block_on(trace::traced(&name, act(cli.command, target, printer))),
+    }
 }
 
 async fn act(command: Command, target: Target, printer: &Printer) -> Result<ExitCode> {

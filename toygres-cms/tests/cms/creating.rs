@@ -1,5 +1,6 @@
 //! Making instances: names, idempotency keys, passwords.
 
+use crate::support::TRACE_ID;
 use crate::support::{Fixture, PASSWORD, assert_error, error, new_instance, origin};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ async fn everything_is_written_down_at_once() {
             expected.actor,
             "create_instance".to_owned(),
             operation.id.0,
-            expected.trace_id
+            Some(TRACE_ID.to_owned())
         )
     );
 }

@@ -31,25 +31,30 @@ const WRITES: &[(&str, Before, Write)] = &[
         Box::pin(cms.note_step(scope, "wait-for-ready", Reason::ImagePull, "no image"))
     }),
     ("end_step", Before::Creating, |cms, scope| {
-        Box::pin(cms.end_step(scope, "wait-for-ready", Ok(())))
+        Box::pin(async { cms.end_step(scope, "wait-for-ready", Ok(())).await.map(drop) })
     }),
     ("end_step, failed", Before::Creating, |cms, scope| {
-        Box::pin(async { cms.end_step(scope, "wait-for-ready", Err(&error())).await })
+        Box::pin(async {
+            cms.end_step(scope, "wait-for-ready", Err(&error()))
+                .await
+                .map(drop)
+        })
     }),
     ("record_running", Before::Creating, |cms, scope| {
         Box::pin(async {
             cms.record_running(scope, &endpoint(), None, Some(7), &check(1, true))
                 .await
+                .map(drop)
         })
     }),
     ("record_failed", Before::Creating, |cms, scope| {
-        Box::pin(async { cms.record_failed(scope, &error()).await })
+        Box::pin(async { cms.record_failed(scope, &error()).await.map(drop) })
     }),
     ("record_cancelled", Before::Creating, |cms, scope| {
-        Box::pin(cms.record_cancelled(scope, "not wanted"))
+        Box::pin(async { cms.record_cancelled(scope, "not wanted").await.map(drop) })
     }),
     ("record_deleted", Before::Deleting, |cms, scope| {
-        Box::pin(cms.record_deleted(scope))
+        Box::pin(async { cms.record_deleted(scope).await.map(drop) })
     }),
     ("record_health_check", Before::Running, |cms, scope| {
         Box::pin(async {

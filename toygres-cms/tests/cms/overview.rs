@@ -1,5 +1,6 @@
 //! What those who look after the server see: the audit, its processes, how many there are of each.
 
+use crate::support::TRACE_ID;
 use crate::support::{Fixture, check, error, origin};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
@@ -17,7 +18,7 @@ async fn the_audit_newest_first_by_what_it_is_about() {
     fixture.request_delete(one.instance.id).await;
     let other = Origin {
         actor: "token:ops".to_owned(),
-        trace_id: None,
+        traceparent: None,
         owner: None,
     };
     for instance_id in [Some(one.instance.id), Some(InstanceId::generate()), None] {
@@ -36,7 +37,7 @@ async fn the_audit_newest_first_by_what_it_is_about() {
         ("create_instance", "tester")
     );
     assert_eq!(created.operation_id, Some(one.operation.id));
-    assert_eq!(created.trace_id, origin().trace_id);
+    assert_eq!(created.trace_id.as_deref(), Some(TRACE_ID));
     let outside: Vec<_> = listed[1..4]
         .iter()
         .map(|event| (event.object.as_deref(), event.instance_id, event.operation_id))

@@ -41,10 +41,13 @@ pub(crate) async fn connect(url: &str) -> PgPool {
         .unwrap()
 }
 
+/// The trace of every request here.
+pub(crate) const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
 pub(crate) fn origin() -> Origin {
     Origin {
         actor: "tester".to_owned(),
-        trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+        traceparent: Some(format!("00-{TRACE_ID}-b7ad6b7169203331-01")),
         owner: None,
     }
 }

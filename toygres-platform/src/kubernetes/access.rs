@@ -18,6 +18,7 @@ use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use toygres_models::operations::Reason;
 use toygres_models::{Error, ErrorKind, Result};
+use tracing::Instrument;
 
 /// Connecting may take so long.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -206,7 +207,21 @@ fn no_way(cause: KubeconfigError) -> Error {
 
 /// A call's answer, its failure classed.
 pub(super) async fn call<T>(doing: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
-    call.await.map_err(|cause| fault(doing, cause))
+    // Without the object's name there are as many names of spans as there are calls in the program.
+    let name: Vec<&str> = doing.split(' ').take(3).collect();
+    let span = tracing::debug_span!(
+        "kubernetes",
+        otel.name = name.join(" "),
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        peer.service = "kubernetes",
+        doing
+    );
+    let answer = call.instrument(span.clone()).await;
+    if answer.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
+    answer.map_err(|cause| fault(doing, cause))
 }
 
 /// Makes sure that all that toygres has to do is allowed.

@@ -2,7 +2,7 @@
 
 use super::App;
 use super::extract::{Who, peer};
-use super::guard::trace_id;
+use super::guard::current_traceparent;
 use super::problem::{Failed, no_method};
 use crate::service::Principal;
 use axum::extract::{MatchedPath, Request, State};
@@ -98,6 +98,9 @@ impl Gate {
         // Also who is refused.
         self.count(&client)?;
         let principal = principal?;
+        if let Some(owner) = &principal.owner {
+            tracing::Span::current().record("user_name", owner.as_str());
+        }
         if principal.is_anonymous() {
             check_origin(headers)?;
         }
@@ -106,7 +109,7 @@ impl Gate {
             token: principal.token,
             origin: Origin {
                 actor: principal.actor,
-                trace_id: Some(trace_id()),
+                traceparent: current_traceparent(),
                 owner: principal.owner,
             },
         };

@@ -10,7 +10,11 @@ use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::RequestAnswered;
+use toygres_telemetry::trace::{TraceParent, set_parent};
 use tracing::Instrument;
+use tracing::field::Empty;
 
 /// No request takes longer.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -24,33 +28,61 @@ pub(crate) fn trace_id() -> String {
     TRACE_ID.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// The same as W3C `traceparent`, for the work that the request begins. None outside a request.
+/// Where the request that is being served stands in its trace, as W3C `traceparent`, for the work that it begins.
+/// None outside a request.
 pub(crate) fn current_traceparent() -> Option<String> {
-    let trace_id = TRACE_ID.try_with(Clone::clone).ok()?;
-    let span_id = &uuid::Uuid::new_v4().simple().to_string()[..16];
-    Some(format!("00-{trace_id}-{span_id}-01"))
+    let here = TraceParent::current().map(|here| here.header());
+    here.or_else(|| {
+        let trace_id = TRACE_ID.try_with(Clone::clone).ok()?;
+        Some(TraceParent::of(u128::from_str_radix(&trace_id, 16).ok()?, rand::random()).header())
+    })
 }
 
 pub(crate) async fn guard(request: Request, next: Next) -> Response {
-    let trace_id =
-        incoming_trace_id(request.headers()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let method = request.method().clone();
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str)
         .to_owned();
-    let span = tracing::info_span!("request", trace_id, http_method = %method, http_route = route);
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = Empty,
+        user_name = Empty,
+        instance_id = Empty,
+        instance_name = Empty,
+        operation_id = Empty,
+    );
+    let parent = incoming(request.headers());
+    if let Some(parent) = &parent {
+        set_parent(&span, parent);
+    }
+    // Without traces there is an id all the same, to find the request in the log by.
+    let trace_id = match span.in_scope(TraceParent::current).or(parent) {
+        Some(here) => here.trace_id(),
+        None => uuid::Uuid::new_v4().simple().to_string(),
+    };
     let serve = async move {
         let begun = Instant::now();
         let mut response = serve(request, next).await;
-        let status = response.status().as_u16();
-        let elapsed_ms = begun.elapsed().as_secs_f64() * 1000.0;
-        match route.as_str() {
-            // Probes come every few seconds and say nothing new.
-            "/health" | "/livez" | "/readyz" => tracing::debug!(status, elapsed_ms, "answered"),
-            _ => tracing::info!(status, elapsed_ms, "answered"),
+        let status = response.status();
+        let span = tracing::Span::current();
+        span.record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            span.record("otel.status_code", "ERROR");
         }
+        RequestAnswered {
+            method: method.as_str(),
+            route: &route,
+            status: status.as_u16(),
+            duration: begun.elapsed(),
+        }
+        .emit();
         if let Ok(value) = HeaderValue::from_str(&self::trace_id()) {
             response.headers_mut().insert("x-trace-id", value);
         }
@@ -88,36 +120,7 @@ async fn serve(request: Request, next: Next) -> Response {
     }
 }
 
-/// The trace id of a `traceparent` header (W3C Trace Context, section 3.2).
-fn incoming_trace_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) && id.bytes().any(|b| b != b'0');
-    valid.then(|| id.to_ascii_lowercase())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| (n.parse().unwrap(), HeaderValue::from_static(v)))
-            .collect()
-    }
-
-    #[test]
-    fn a_trace_id_is_taken_over_only_if_it_is_one() {
-        let id = |value| incoming_trace_id(&headers(&[("traceparent", value)]));
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(id(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        for bad in [
-            "",
-            "00",
-            "00-xyz-1-1",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(id(bad), None, "{bad}");
-        }
-    }
+/// The header `traceparent`. Any other value than a right one is as good as none.
+fn incoming(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::parse(headers.get("traceparent")?.to_str().ok()?)
 }
