@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds with optimisation, measures, prints a table, writes target/bench/SUITE.json and docs/performance.md.
 #
-#   scripts/bench.sh [engine|create|api|kubernetes|all]
+#   scripts/bench.sh [engine|create|api|telemetry|kubernetes|all]
 #   scripts/bench.sh SUITE -- ARGUMENTS
 #
 #   engine      the engine on a database: bare and decorated in turn
 #   create      a whole server: create, many at once, idle instances; bare PostgreSQL in the same run
 #   api         lists of many rows, beside the same queries in psql; creates at an even rate; many streams of events
+#   telemetry   the same load on servers that export everything, write the log file, and tell nothing, in turn
 #   kubernetes  on a cluster: create, many at once, beside kubectl apply of the same manifests; calls of the API server
 #
 # The cluster is that of KUBECONFIG, else the development cluster of this machine (scripts/devcluster/devcluster), which
@@ -15,16 +16,19 @@
 #
 # ARGUMENTS go to the suite's program (engine: --rounds N; create: --creates N --parallel N --idle N --idle-seconds N;
 # api: --instances N --operations N --requests N --clients N --creates N --streams N --seconds N;
-# kubernetes: --rounds N --parallel N --parallel-rounds N --wait-seconds N --many N --idle-seconds N).
+# telemetry: --rounds N --creates N --clients N --requests N; kubernetes: --rounds N --parallel N --parallel-rounds N --wait-seconds N --many N --idle-seconds N).
 # A suite is a function suite_NAME FILE ARGUMENT... below that writes JSON; docs/performance.md shows the last result of
 # each.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-suites=(engine create api kubernetes)
+suites=(engine create api telemetry kubernetes)
 # What a number may be at most, by its suite and where it stands in the result.
 declare -A marks=(
+    ['telemetry · overhead · exported · throughput percent']=5
+    ['telemetry · overhead · exported · get p50 percent']=5
+    ['telemetry · export · metrics kb']=50
     ['kubernetes · create · overhead ms']=500
     ['kubernetes · at once · ratio']=1.3
     ['kubernetes · api calls · more for waiting']=0
@@ -52,6 +56,14 @@ suite_api() {
     ulimit -n "$(ulimit -Hn)"
     cargo build --release --locked --quiet --package toygres-server --example stub_server
     run_example toygres-server bench_api --json "$json" \
+        --server "$(target_directory)/release/examples/stub_server" "$@"
+}
+
+suite_telemetry() {
+    local json=$1
+    shift
+    cargo build --release --locked --quiet --package toygres-server --example stub_server
+    run_example toygres-server bench_telemetry --json "$json" \
         --server "$(target_directory)/release/examples/stub_server" "$@"
 }
 
@@ -210,7 +222,7 @@ case ${1:-all} in
         why=$(why_no_cluster)
         if [[ -n $why ]]; then
             say "left out: kubernetes: $why"
-            selected=(engine create api)
+            selected=(engine create api telemetry)
         fi
         ;;
     *)

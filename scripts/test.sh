@@ -35,6 +35,13 @@ for argument in "$@"; do
     esac
 done
 
+# The real receivers of telemetry. Where they can't be had, the tests that ask them say that they are skipped.
+if programs=$(scripts/install-observability.sh); then
+    TOYGRES_TEST_COLLECTOR=$(sed -n 's/^collector=//p' <<<"$programs")
+    TOYGRES_TEST_PROMETHEUS=$(sed -n 's/^prometheus=//p' <<<"$programs")
+    export TOYGRES_TEST_COLLECTOR TOYGRES_TEST_PROMETHEUS
+fi
+
 # Every process of this run is known by the mark in its environment, or, where a program is started with an environment
 # of its own, by the directory that it works in. PostgreSQL's user must be able to go there.
 run_id=$$-$RANDOM$RANDOM

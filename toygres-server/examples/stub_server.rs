@@ -2,13 +2,16 @@
 //! address and the URL of its control database, and ends with its standard input.
 //!
 //! Arguments: settings as `NAME=VALUE`. With `DATABASE_URL=` the control database is the embedded one, which writes to
-//! disk as in production.
+//! disk as in production. With `LOG_FILE=` it writes log lines there; by `OTEL_*` it exports telemetry.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test program may panic and prints"
 )]
 
+use std::path::PathBuf;
+use std::time::Duration;
+use toygres_telemetry::TelemetryConfig;
 use toygres_testing::{StubPlatform, TestDatabase, TestServer, TestServerOptions};
 
 #[tokio::main]
@@ -21,6 +24,15 @@ async fn main() {
             (name.to_owned(), value.to_owned())
         })
         .collect();
+    let setting = |name: &str| {
+        let found = settings.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let telemetry = toygres_telemetry::init(&TelemetryConfig {
+        file: setting("LOG_FILE").map(PathBuf::from),
+        ..TelemetryConfig::read(&setting)
+    })
+    .unwrap();
     // What comes last counts.
     settings.insert(0, ("DATABASE_URL".to_owned(), TestDatabase::new().await.url));
     let database_url = settings
@@ -44,6 +56,7 @@ async fn main() {
     let wait = || std::io::stdin().read_line(&mut String::new());
     tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
     server.stop().await;
+    telemetry.shutdown(Duration::from_secs(5)).await;
 }
 
 fn embedded_url(server: &TestServer) -> String {

@@ -305,7 +305,7 @@ impl TelemetryConfig {
         let filter = match level.is_empty() {
             true => base,
             // Said of duroxide; RUST_LOG may still say more of a part of it.
-            false => format!("duroxide={level},toygres_engine={level},{base}"),
+            false => format!("duroxide={level},{base}"),
         };
         let format = |text: &str| match text {
             "json" => Some(Some(ConsoleFormat::Json)),

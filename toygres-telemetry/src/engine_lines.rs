@@ -12,7 +12,7 @@ pub(crate) fn is_engines(metadata: &Metadata<'_>) -> bool {
     metadata.is_event() && metadata.target().split("::").next() == Some("duroxide")
 }
 
-/// Says duroxide's lines again. Whatever writes lines leaves out duroxide's own.
+/// Says duroxide's lines again, with a target that what `RUST_LOG` says of `duroxide` holds for too. Whatever writes lines leaves out duroxide's own.
 pub(crate) struct EngineLines;
 
 #[derive(Default)]
@@ -64,7 +64,7 @@ impl<S: Subscriber> Layer<S> for EngineLines {
         macro_rules! say {
             ($level:expr) => {
                 tracing::event!(
-                    target: "toygres_engine::duroxide",
+                    target: "duroxide_runtime",
                     $level,
                     orchestration_id,
                     orchestration_name,

@@ -10,6 +10,7 @@
 //! one warning.
 
 mod config;
+mod document;
 mod engine_lines;
 pub mod events;
 mod exemplar;
@@ -24,6 +25,7 @@ mod statements;
 pub mod trace;
 
 pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, TelemetryConfig, TlsConfig};
+pub use document::document;
 pub use events::Event;
 
 use events::{ItemsHandled, Signal};

@@ -24,7 +24,7 @@ pub fn devcluster(test: &str) -> Option<PathBuf> {
     needed(test, "TOYGRES_TEST_DEVCLUSTER")
 }
 
-fn needed(test: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn needed(test: &str, name: &str) -> Option<PathBuf> {
     let found = variable(name);
     if found.is_none() {
         let line = format!("SKIPPED: {test}: {name} is not set\n");

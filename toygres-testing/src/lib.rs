@@ -10,6 +10,8 @@ mod cluster;
 mod home;
 #[cfg(feature = "kubernetes")]
 mod namespace;
+#[cfg(feature = "server")]
+mod observability;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod postgres;
@@ -25,6 +27,8 @@ pub use cluster::{devcluster, kubeconfig};
 pub use home::TestHome;
 #[cfg(feature = "kubernetes")]
 pub use namespace::TestNamespace;
+#[cfg(feature = "server")]
+pub use observability::{Observability, observability_programs};
 #[cfg(feature = "otlp")]
 pub use otlp::{OtlpAnswer, OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan};
 pub use postgres::{TestDatabase, TestPostgres, server_programs};

@@ -10,14 +10,50 @@ use toygres_models::instances::{
     BulkCreateRequest, BulkDeleteRequest, Connection, CreateInstanceRequest, Instance, InstanceAccepted,
     InstanceState, NewInstance, PatchInstanceRequest,
 };
+use toygres_models::operations::Operation;
 use toygres_models::{Error, ErrorKind, OwnerName, PostgresVersion, Result};
 use toygres_platform::{InstanceRef, LogOptions};
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 /// A request that was written down, to be done from now on.
 pub(crate) struct Accepted {
     pub(crate) body: InstanceAccepted,
     /// The same request came before, and this is its answer again.
     pub(crate) replayed: bool,
+}
+
+impl Accepted {
+    /// Tells the request's span too whom it is about.
+    pub(crate) fn new(
+        instance: Instance,
+        operation: Operation,
+        password: Option<String>,
+        replayed: bool,
+    ) -> Self {
+        let span = Span::current();
+        span.record("instance_id", display(instance.id));
+        span.record("instance_name", instance.name.as_str());
+        span.record("user_name", instance.user_name.as_str());
+        span.record("operation_id", display(operation.id));
+        let body = InstanceAccepted {
+            instance,
+            operation,
+            password,
+        };
+        Self { body, replayed }
+    }
+}
+
+/// One of many that a request is about.
+fn one_of_many() -> Span {
+    tracing::info_span!(
+        "one_of_many",
+        instance_id = Empty,
+        instance_name = Empty,
+        user_name = Empty,
+        operation_id = Empty,
+    )
 }
 
 impl Service {
@@ -53,7 +89,8 @@ impl Service {
                 continue;
             }
             let key = key.map(|key| format!("{key}/{name}"));
-            let created = self.create(&new, key.as_deref(), canonical, origin).await;
+            let created = self.create(&new, key.as_deref(), canonical, origin);
+            let created = created.instrument(one_of_many()).await;
             turns.took(name, created)?;
         }
         Ok(turns.results)
@@ -89,25 +126,11 @@ impl Service {
             } => {
                 self.nudge(instance.id, incarnation, true).await;
                 let password = generated_password.map(|password| password.reveal().clone());
-                Ok(Accepted {
-                    body: InstanceAccepted {
-                        instance,
-                        operation,
-                        password,
-                    },
-                    replayed: false,
-                })
+                Ok(Accepted::new(instance, operation, password, false))
             }
             Created::Replayed {
                 instance, operation, ..
-            } => Ok(Accepted {
-                body: InstanceAccepted {
-                    instance,
-                    operation,
-                    password: None,
-                },
-                replayed: true,
-            }),
+            } => Ok(Accepted::new(instance, operation, None, true)),
         }
     }
 
@@ -121,7 +144,7 @@ impl Service {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join(", ");
-        let why = format!("{version} is not installed here; there is {list}");
+        let why = format!("{version} is not available here; there is {list}");
         Err(Error::invalid_field("postgres_version", why))
     }
 
@@ -131,15 +154,12 @@ impl Service {
         let needs_actor = deletion.instance.state == InstanceState::Failed;
         self.nudge(deletion.instance.id, deletion.incarnation, needs_actor)
             .await;
-        let body = InstanceAccepted {
-            instance: deletion.instance,
-            operation: deletion.operation,
-            password: None,
-        };
-        Ok(Accepted {
-            body,
-            replayed: !deletion.fresh,
-        })
+        Ok(Accepted::new(
+            deletion.instance,
+            deletion.operation,
+            None,
+            !deletion.fresh,
+        ))
     }
 
     /// Asks for many to be deleted: one answer each, and one that fails does not stop the others.
@@ -160,7 +180,8 @@ impl Service {
             if turns.skip(&name) {
                 continue;
             }
-            let deleted = self.delete_instance(&name, origin).await;
+            let deleted = self.delete_instance(&name, origin);
+            let deleted = deleted.instrument(one_of_many()).await;
             turns.took(name, deleted)?;
         }
         Ok(turns.results)

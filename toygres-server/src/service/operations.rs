@@ -3,7 +3,7 @@
 use super::Service;
 use super::instances::{Accepted, restrict};
 use toygres_cms::{OperationFilter, Origin};
-use toygres_models::instances::{InstanceAccepted, InstanceState};
+use toygres_models::instances::InstanceState;
 use toygres_models::operations::{Operation, OperationKind};
 use toygres_models::{Error, ErrorKind, OperationId, OwnerName, Result};
 
@@ -39,14 +39,7 @@ impl Service {
             || retried.instance.state == InstanceState::Failed;
         self.nudge(retried.instance.id, retried.incarnation, needs_actor)
             .await;
-        Ok(Accepted {
-            body: InstanceAccepted {
-                instance: retried.instance,
-                operation: retried.operation,
-                password: None,
-            },
-            replayed: false,
-        })
+        Ok(Accepted::new(retried.instance, retried.operation, None, false))
     }
 }
 
