@@ -13,6 +13,10 @@ impl Activity for BeginOperation {
     type Input = Scope;
     type Output = ();
 
+    fn about(input: &Scope) -> Option<&Scope> {
+        Some(input)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<()> {
         deps.cms.begin_operation(&scope).await
     }

@@ -17,6 +17,10 @@ impl Activity for DeployPostgres {
     type Input = Scope;
     type Output = ();
 
+    fn about(input: &Scope) -> Option<&Scope> {
+        Some(input)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<()> {
         in_step(deps, &scope, Self::NAME, async {
             let provisioning = deps.provisioning(&scope).await?;

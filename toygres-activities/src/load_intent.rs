@@ -29,6 +29,10 @@ impl Activity for LoadIntent {
     type Input = Scope;
     type Output = Output;
 
+    fn about(input: &Scope) -> Option<&Scope> {
+        Some(input)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<Output> {
         let intent = deps.cms.intent(&scope).await?;
         let traceparent = match &intent.operation {

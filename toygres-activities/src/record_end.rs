@@ -37,6 +37,10 @@ impl Activity for RecordEnd {
     type Input = Input;
     type Output = ();
 
+    fn about(input: &Input) -> Option<&Scope> {
+        Some(&input.scope)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<()> {
         let ended = match &input.end {
             End::Deleted => deps.cms.record_deleted(&input.scope).await,

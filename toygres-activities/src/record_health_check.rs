@@ -44,6 +44,10 @@ impl Activity for RecordHealthCheck {
     type Input = Input;
     type Output = Output;
 
+    fn about(input: &Input) -> Option<&Scope> {
+        Some(&input.scope)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<Output> {
         let intent = deps
             .cms

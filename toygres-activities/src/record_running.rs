@@ -36,6 +36,10 @@ impl Activity for RecordRunning {
     type Input = Input;
     type Output = ();
 
+    fn about(input: &Input) -> Option<&Scope> {
+        Some(&input.scope)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<()> {
         let begun = Instant::now();
         let ended = deps

@@ -15,6 +15,10 @@ impl Activity for RemovePostgres {
     type Input = Scope;
     type Output = ();
 
+    fn about(input: &Scope) -> Option<&Scope> {
+        Some(input)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<()> {
         in_step(deps, &scope, Self::NAME, async {
             let provisioning = deps.provisioning(&scope).await?;

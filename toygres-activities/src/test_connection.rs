@@ -45,6 +45,10 @@ impl Activity for TestConnection {
     type Input = Scope;
     type Output = Output;
 
+    fn about(input: &Scope) -> Option<&Scope> {
+        Some(input)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, scope: Scope) -> Result<Output> {
         if scope.operation_id.is_none() {
             let provisioning = deps.provisioning(&scope).await?;

@@ -58,6 +58,10 @@ impl Activity for WaitForReady {
     type Input = Input;
     type Output = Output;
 
+    fn about(input: &Input) -> Option<&Scope> {
+        Some(&input.scope)
+    }
+
     async fn run(deps: &Deps, _: &ActivityContext, input: Input) -> Result<Output> {
         let scope = &input.scope;
         deps.cms.begin_step(scope, Self::NAME).await?;

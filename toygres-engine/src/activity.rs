@@ -1,18 +1,22 @@
 //! Activities: what orchestrations may do to the world.
 
-use crate::envelope;
-use crate::failure::Failure;
+use crate::category;
+use crate::envelope::{self, Envelope};
+use crate::failure::{Failure, FailureClass};
+use crate::slots::Slots;
 use duroxide::runtime::registry::{ActivityRegistry, ActivityRegistryBuilder};
 use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use toygres_models::{Error, ErrorKind, Result};
+use std::time::{Duration, Instant};
+use toygres_models::{Error, ErrorKind, Result, Scope};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::{ActivityEnded, ActivityOutcome, FailedTry};
 use toygres_telemetry::trace::{TraceParent, set_parent};
 use tracing::Instrument;
+use tracing::field::{Empty, display};
 
 /// A short, idempotent piece of work. It runs at least once: it may run twice, also at the same time, and its answer
 /// may be lost after its work was done.
@@ -29,6 +33,11 @@ pub trait Activity: Send + Sync + 'static {
     type Input: Serialize + DeserializeOwned + Send + 'static;
     /// What it answers.
     type Output: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Whom it is about, for the log.
+    fn about(_input: &Self::Input) -> Option<&Scope> {
+        None
+    }
 
     /// Does it.
     fn run(
@@ -107,7 +116,7 @@ pub struct Activities<D> {
     package: &'static str,
     deps: Arc<D>,
     names: Vec<String>,
-    running: Arc<AtomicUsize>,
+    slots: Arc<Slots>,
     registry: ActivityRegistryBuilder,
 }
 
@@ -119,7 +128,7 @@ impl<D: Send + Sync + 'static> Activities<D> {
             package,
             deps,
             names: Vec::new(),
-            running: Arc::default(),
+            slots: Arc::default(),
             registry: ActivityRegistry::builder(),
         }
     }
@@ -143,15 +152,15 @@ impl<D: Send + Sync + 'static> Activities<D> {
     pub(crate) fn register_with<A: Activity>(mut self, deps: Arc<A::Deps>) -> Self {
         let name = engine_name::<A>();
         assert!(!self.names.contains(&name), "activity {name} is registered twice");
-        let running = Arc::clone(&self.running);
+        let slots = Arc::clone(&self.slots);
         self.registry = self.registry.register(name.clone(), move |cx, input| {
             let deps = Arc::clone(&deps);
-            let running = Arc::clone(&running);
+            let slots = Arc::clone(&slots);
             async move {
-                let _counted = Counted::new(&running);
-                run::<A>(&deps, cx, &input)
-                    .await
-                    .map_err(|failure| failure.encode())
+                let slot = slots.begin();
+                let result = run::<A>(&deps, cx, &input).await;
+                slot.finish();
+                result.map_err(|failure| failure.encode())
             }
         });
         self.names.push(name);
@@ -164,9 +173,9 @@ impl<D: Send + Sync + 'static> Activities<D> {
         &self.names
     }
 
-    /// How many of them run at this moment.
-    pub(crate) fn running(&self) -> &Arc<AtomicUsize> {
-        &self.running
+    /// The slots that they run in.
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
     pub(crate) fn build(self) -> ActivityRegistry {
@@ -174,19 +183,58 @@ impl<D: Send + Sync + 'static> Activities<D> {
     }
 }
 
-/// One that runs, whatever way it ends: also dropped by a shutdown.
-struct Counted<'a>(&'a AtomicUsize);
+/// A try that has begun. Of one that is dropped it is only told if nobody waited for it any more: what a shutdown
+/// drops is done again by others.
+struct Try<'a> {
+    activity_name: &'static str,
+    cx: &'a ActivityContext,
+    more: bool,
+    begun: Instant,
+    told: bool,
+}
 
-impl<'a> Counted<'a> {
-    fn new(running: &'a AtomicUsize) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(running)
+impl Try<'_> {
+    fn ended(mut self, failure: Option<&Failure>, detail: Option<&str>) {
+        let failure = failure.filter(|_| !self.cx.is_cancelled());
+        let outcome = match failure {
+            None if self.cx.is_cancelled() => ActivityOutcome::Cancelled,
+            None => ActivityOutcome::Success,
+            Some(failure) if failure.retryable && self.more => ActivityOutcome::Retry,
+            Some(failure) => match failure.class {
+                FailureClass::App => ActivityOutcome::AppError,
+                FailureClass::Infrastructure => ActivityOutcome::InfraError,
+                FailureClass::Config => ActivityOutcome::ConfigError,
+                FailureClass::Timeout => ActivityOutcome::Timeout,
+            },
+        };
+        let error = failure.map(|failure| FailedTry {
+            error_type: category::error_type(failure.class),
+            code: &failure.code,
+            message: &failure.message,
+            detail,
+            retryable: failure.retryable,
+        });
+        self.tell(outcome, error);
+    }
+
+    fn tell(&mut self, outcome: ActivityOutcome, error: Option<FailedTry<'_>>) {
+        self.told = true;
+        ActivityEnded {
+            activity_name: self.activity_name,
+            outcome,
+            attempt: self.cx.attempt,
+            duration: self.begun.elapsed(),
+            error,
+        }
+        .emit();
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Try<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if !self.told && self.cx.is_cancelled() {
+            self.tell(ActivityOutcome::Cancelled, None);
+        }
     }
 }
 
@@ -196,11 +244,21 @@ async fn run<A: Activity>(
     cx: duroxide::ActivityContext,
     input: &str,
 ) -> Result<String, Failure> {
-    let envelope = envelope::open::<A::Input>(input)?;
+    let begun = Instant::now();
+    let (traceparent, attempt, more, body) = match envelope::open::<A::Input>(input) {
+        Ok(Envelope {
+            traceparent,
+            attempt,
+            more,
+            body,
+            ..
+        }) => (traceparent, attempt, more, Ok(body)),
+        Err(failure) => (None, 1, false, Err(failure)),
+    };
     let cx = ActivityContext {
         inner: cx,
-        attempt: envelope.attempt,
-        traceparent: envelope.traceparent,
+        attempt,
+        traceparent,
     };
     let span = tracing::info_span!(
         "activity",
@@ -210,42 +268,58 @@ async fn run<A: Activity>(
         orchestration_id = cx.instance_id(),
         execution_id = cx.execution_id(),
         attempt = cx.attempt,
+        instance_id = Empty,
+        operation_id = Empty,
     );
+    if let Some(scope) = body.as_ref().ok().and_then(A::about) {
+        span.record("instance_id", display(scope.instance_id));
+        if let Some(operation_id) = scope.operation_id {
+            span.record("operation_id", display(operation_id));
+        }
+    }
     if let Some(parent) = cx.traceparent().and_then(TraceParent::parse) {
         set_parent(&span, &parent);
     }
     let work = async {
-        let work = AssertUnwindSafe(A::run(deps, &cx, envelope.body)).catch_unwind();
-        let result = match tokio::time::timeout(A::TIMEOUT, work).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(
-                ErrorKind::Internal,
-                "activity_panicked",
-                "the step ended by a defect",
-            )),
-            Err(_) => {
-                let message = format!("the step took longer than {} s", A::TIMEOUT.as_secs_f32());
-                Err(Error::new(ErrorKind::Timeout, "activity_timeout", message))
-            }
+        let this_try = Try {
+            activity_name: A::NAME,
+            cx: &cx,
+            more,
+            begun,
+            told: false,
         };
-        let result = match result {
-            Ok(output) => envelope::encode(&output),
-            Err(error) => {
-                // The only place that sees the inward side: what goes on from here is stored and logged by duroxide.
-                tracing::warn!(
-                    code = error.code(),
-                    detail = error.detail(),
-                    "activity failed: {error}"
-                );
-                Err(Failure::from(&error))
-            }
+        let mut detail = None;
+        let result = match body {
+            Ok(body) => match work::<A>(deps, &cx, body).await {
+                Ok(output) => envelope::encode(&output),
+                Err(error) => {
+                    // The only place that sees the inward side: what goes on from here is stored and logged by
+                    // duroxide.
+                    detail = Some(error.detail()).filter(|detail| !detail.is_empty());
+                    Err(Failure::from(&error))
+                }
+            },
+            Err(failure) => Err(failure),
         };
-        if let Err(failure) = &result
-            && failure.code == "payload_too_large"
-        {
-            tracing::error!("the activity's output is too large: {failure}");
-        }
+        this_try.ended(result.as_ref().err(), detail.as_deref());
         result
     };
     work.instrument(span).await
+}
+
+/// The work itself. Panics and time-outs are errors like others.
+async fn work<A: Activity>(deps: &A::Deps, cx: &ActivityContext, input: A::Input) -> Result<A::Output> {
+    let work = AssertUnwindSafe(A::run(deps, cx, input)).catch_unwind();
+    match tokio::time::timeout(A::TIMEOUT, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::new(
+            ErrorKind::Internal,
+            "activity_panicked",
+            "the step ended by a defect",
+        )),
+        Err(_) => {
+            let message = format!("the step took longer than {} s", A::TIMEOUT.as_secs_f32());
+            Err(Error::new(ErrorKind::Timeout, "activity_timeout", message))
+        }
+    }
 }

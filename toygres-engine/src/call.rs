@@ -1,7 +1,7 @@
 //! How orchestrations call activities.
 
 use crate::activity::{self, Activity};
-use crate::envelope;
+use crate::envelope::{self, Envelope};
 use crate::failure::Failure;
 use crate::orchestration::Context;
 use std::time::Duration;
@@ -86,7 +86,12 @@ pub async fn call_with<A: Activity>(
     let name = activity::engine_name::<A>();
     let mut attempt = 1;
     loop {
-        let envelope = cx.seal(attempt, &input)?;
+        let pause = policy.pause_after(attempt);
+        let envelope = envelope::encode(&Envelope {
+            attempt,
+            more: pause.is_some(),
+            ..Envelope::new(cx.traceparent.as_deref(), &input)
+        })?;
         let result = cx.inner.schedule_activity(name.as_str(), envelope).await;
         let failure = match result {
             Ok(output) => return envelope::decode(&output),
@@ -95,7 +100,7 @@ pub async fn call_with<A: Activity>(
                 ..Failure::decode(&text)
             },
         };
-        match policy.pause_after(attempt) {
+        match pause {
             Some(pause) if failure.retryable => cx.timer(pause).await,
             _ => return Err(failure),
         }

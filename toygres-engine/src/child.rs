@@ -44,7 +44,7 @@ pub async fn run_child_checking<O: Orchestration>(
     input: O::Input,
     period: Duration,
 ) -> Result<O::Output, Failure> {
-    let envelope = cx.seal(1, &input)?;
+    let envelope = orchestration::seal_input::<O>(cx.traceparent.as_deref(), false, &input)?;
     let name = orchestration::engine_name::<O>();
     let mut child = cx
         .inner
@@ -56,7 +56,7 @@ pub async fn run_child_checking<O: Orchestration>(
             Either2::First(told) => told,
             Either2::Second(()) => {
                 // One try is enough: the next question comes anyway.
-                let question = cx.seal(1, &child_id)?;
+                let question = cx.seal(&child_id)?;
                 let question = cx.inner.schedule_activity(engine_name::<ChildStatus>(), question);
                 match cx.inner.select2(&mut child, question).await {
                     Either2::First(told) => told,

@@ -3,15 +3,17 @@
 use crate::envelope;
 use crate::error::{from_client, from_sqlx, unavailable};
 use crate::failure::Failure;
-use crate::orchestration::{Orchestration, WAKE_QUEUE, engine_name};
+use crate::orchestration::{Orchestration, WAKE_QUEUE, engine_name, seal_input};
+use crate::slots::Slots;
 use crate::store::Store;
 use duroxide::{Client, ClientError, OrchestrationStatus};
 use sqlx::PgPool;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use toygres_models::{Error, Result};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::{CancellationAsked, ClientWaited, ExternalEventRaised, OrchestrationAsked};
 
 /// How long a caller waits for the store. duroxide-pg itself would wait for a connection for 30 s.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,7 +40,7 @@ pub struct EngineClient {
     pub(crate) orchestration_slots: usize,
     pub(crate) activity_slots: usize,
     /// Known once the engine has started.
-    pub(crate) activities_running: Arc<OnceLock<Arc<AtomicUsize>>>,
+    pub(crate) activities: Arc<OnceLock<Arc<Slots>>>,
 }
 
 impl EngineClient {
@@ -48,13 +50,30 @@ impl EngineClient {
     /// # Errors
     /// `payload_too_large`; `database_unavailable`, after which it may or may not have been started: do it again.
     pub async fn start<O: Orchestration>(&self, id: &str, input: O::Input) -> Result<()> {
+        self.begin::<O>(id, input, false).await
+    }
+
+    /// As [`start`](Self::start), of one that takes the place of another that was lost. The metrics tell them apart.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn restart<O: Orchestration>(&self, id: &str, input: O::Input) -> Result<()> {
+        self.begin::<O>(id, input, true).await
+    }
+
+    async fn begin<O: Orchestration>(&self, id: &str, input: O::Input, restarted: bool) -> Result<()> {
         if id.is_empty() {
             return Err(Error::internal("an orchestration needs an id"));
         }
         let traceparent = (self.current_traceparent)();
-        let input = envelope::seal(traceparent.as_deref(), 1, &input)?;
+        let input = seal_input::<O>(traceparent.as_deref(), restarted, &input)?;
         let start = self.client.start_orchestration(id, engine_name::<O>(), input);
-        soon(from_client, start).await
+        soon(from_client, start).await?;
+        OrchestrationAsked {
+            orchestration_name: O::NAME,
+        }
+        .emit();
+        Ok(())
     }
 
     /// Wakes an orchestration that waits. A wake-up of one that has not been taken up yet, or is not there, is lost,
@@ -63,7 +82,12 @@ impl EngineClient {
     /// # Errors
     /// `database_unavailable`.
     pub async fn wake(&self, id: &str) -> Result<()> {
-        soon(from_client, self.client.enqueue_event(id, WAKE_QUEUE, "")).await
+        soon(from_client, self.client.enqueue_event(id, WAKE_QUEUE, "")).await?;
+        ExternalEventRaised {
+            event_name: WAKE_QUEUE,
+        }
+        .emit();
+        Ok(())
     }
 
     /// Fails an orchestration at once. Nothing is undone, and a running activity goes on for some seconds.
@@ -71,7 +95,9 @@ impl EngineClient {
     /// # Errors
     /// `database_unavailable`.
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<()> {
-        soon(from_client, self.client.cancel_instance(id, reason)).await
+        soon(from_client, self.client.cancel_instance(id, reason)).await?;
+        CancellationAsked { orchestration_id: id }.emit();
+        Ok(())
     }
 
     /// How these orchestrations are, by one query. Absent: never started, or pruned.
@@ -91,12 +117,13 @@ impl EngineClient {
         id: &str,
         limit: Duration,
     ) -> Result<std::result::Result<O::Output, Failure>> {
-        match self
-            .client
-            .wait_for_orchestration(id, limit)
-            .await
-            .map_err(from_client)?
-        {
+        let begun = Instant::now();
+        let status = self.client.wait_for_orchestration(id, limit).await;
+        ClientWaited {
+            duration: begun.elapsed(),
+        }
+        .emit();
+        match status.map_err(from_client)? {
             OrchestrationStatus::Completed { output, .. } => Ok(envelope::decode(&output)),
             OrchestrationStatus::Failed { details, .. } => Ok(Err(Failure::of_details(&details))),
             OrchestrationStatus::Running { .. } | OrchestrationStatus::NotFound => {
@@ -115,8 +142,7 @@ impl EngineClient {
     /// How many activities this process runs at this moment.
     #[must_use]
     pub fn activities_running(&self) -> usize {
-        let running = self.activities_running.get();
-        running.map_or(0, |running| running.load(Ordering::Relaxed))
+        self.activities.get().map_or(0, |slots| slots.busy())
     }
 
     /// How many activities this process can run at the same time.

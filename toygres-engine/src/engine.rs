@@ -5,6 +5,7 @@ use crate::child::ChildStatus;
 use crate::client::EngineClient;
 use crate::error::from_sqlx;
 use crate::orchestration::Orchestrations;
+use crate::slots::Workers;
 use crate::store::{Guards, Store};
 use duroxide::providers::Provider;
 use duroxide::runtime::{ObservabilityConfig, Runtime, RuntimeOptions};
@@ -12,6 +13,7 @@ use duroxide_pg::{PostgresProvider, ProviderConfig};
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use toygres_models::{Error, ErrorKind, Result, Secret};
 
 /// The longest wait for work being taken while stopping.
@@ -106,7 +108,8 @@ impl Engine {
     #[doc(hidden)]
     #[must_use]
     pub fn with_provider(config: EngineConfig, pool: PgPool, provider: Arc<dyn Provider>) -> Self {
-        let mut store = Store::new(provider, config.guards, config.fallback_poll);
+        let mut store = Store::new(provider, config.guards, config.fallback_poll)
+            .with_slots(config.orchestration_concurrency);
         if config.guards.wake {
             store = store.with_neighbours(pool.clone(), config.database_url.clone(), &config.schema);
         }
@@ -119,7 +122,7 @@ impl Engine {
             current_traceparent: config.current_traceparent,
             orchestration_slots: config.orchestration_concurrency,
             activity_slots: config.worker_concurrency,
-            activities_running: Arc::default(),
+            activities: Arc::default(),
         };
         Self { config, client }
     }
@@ -145,15 +148,27 @@ impl Engine {
             built_in = ChildStatus::NAME,
             "the orchestration engine starts"
         );
-        let running = Arc::clone(activities.running());
-        self.client.activities_running.get_or_init(|| running);
         let store = Arc::clone(&self.client.store);
+        let workers = Workers {
+            orchestrations: (Arc::clone(store.slots()), self.config.orchestration_concurrency),
+            activities: (Arc::clone(activities.slots()), self.config.worker_concurrency),
+        };
+        self.client
+            .activities
+            .get_or_init(|| Arc::clone(activities.slots()));
         store.open();
         let provider = Arc::clone(&store) as Arc<dyn Provider>;
         let options = self.config.runtime_options();
         let runtime =
             Runtime::start_with_options(provider, activities.build(), orchestrations.build(), options).await;
-        Running { runtime, store }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(workers.clone().watch());
+        Running {
+            runtime,
+            store,
+            workers,
+            tasks,
+        }
     }
 }
 
@@ -161,14 +176,19 @@ impl Engine {
 pub struct Running {
     runtime: Arc<Runtime>,
     store: Arc<Store>,
+    workers: Workers,
+    /// Ended when this is dropped.
+    tasks: JoinSet<()>,
 }
 
 impl Running {
     /// Stops: takes no work any more, lets what runs end within `grace`, then aborts it. Aborted work is taken up by
     /// another process, or the next one, once its lock has run out.
-    pub async fn shutdown(self, grace: Duration) {
+    pub async fn shutdown(mut self, grace: Duration) {
         self.store.close(grace.min(LONGEST_CLOSE)).await;
         let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.runtime.shutdown(Some(grace)).await;
+        self.tasks.shutdown().await;
+        self.workers.tell_last();
     }
 }

@@ -1,7 +1,7 @@
 //! How inputs travel: with the trace they belong to, and never larger than the store can bear.
 
 use crate::failure::Failure;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use toygres_models::ErrorKind;
 
@@ -18,6 +18,15 @@ pub(crate) struct Envelope<T> {
     /// Which try of the same call this is, from 1.
     #[serde(default = "first")]
     pub(crate) attempt: u32,
+    /// Whether a failure that may pass is tried again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) more: bool,
+    /// Whether this orchestration takes the place of one that was lost.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) restarted: bool,
+    /// Whether this orchestration goes on for long: each of its executions is a trace of its own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) long_running: bool,
     /// The input itself.
     pub(crate) body: T,
 }
@@ -26,22 +35,32 @@ fn first() -> u32 {
     1
 }
 
-/// Puts an input into its envelope.
-pub(crate) fn seal<T: Serialize>(
-    traceparent: Option<&str>,
-    attempt: u32,
-    body: &T,
-) -> Result<String, Failure> {
-    encode(&Envelope {
-        traceparent: traceparent.map(str::to_owned),
-        attempt,
-        body,
-    })
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl<T> Envelope<T> {
+    /// The envelope of a first try that nothing more is known of.
+    pub(crate) fn new(traceparent: Option<&str>, body: T) -> Self {
+        Self {
+            traceparent: traceparent.map(str::to_owned),
+            attempt: first(),
+            more: false,
+            restarted: false,
+            long_running: false,
+            body,
+        }
+    }
 }
 
 /// Takes an input out of its envelope.
 pub(crate) fn open<T: DeserializeOwned>(text: &str) -> Result<Envelope<T>, Failure> {
     decode(text)
+}
+
+/// What stands on an envelope. None of what is not one.
+pub(crate) fn outside(text: &str) -> Option<Envelope<IgnoredAny>> {
+    serde_json::from_str(text).ok()
 }
 
 /// The JSON of an output or envelope.

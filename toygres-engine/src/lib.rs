@@ -9,7 +9,9 @@
 
 mod activity;
 mod actor;
+mod backlog;
 mod call;
+mod category;
 mod child;
 mod client;
 mod engine;
@@ -20,6 +22,7 @@ mod inspect;
 mod orchestration;
 mod place;
 mod prune;
+mod slots;
 mod sql;
 pub mod store;
 

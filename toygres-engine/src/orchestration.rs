@@ -1,7 +1,7 @@
 //! Orchestrations: durable workflows that decide and never do I/O.
 
 use crate::activity::short_name;
-use crate::envelope;
+use crate::envelope::{self, Envelope};
 use crate::failure::Failure;
 use crate::place;
 use duroxide::runtime::{OrchestrationRegistry, OrchestrationRegistryBuilder};
@@ -42,6 +42,19 @@ pub trait Orchestration: Send + Sync + 'static {
 /// The name an orchestration has in the engine: `toygres-orchestrations::orchestration::create-instance`.
 pub(crate) fn engine_name<O: Orchestration>() -> String {
     format!("{}::orchestration::{}", O::CRATE, O::NAME)
+}
+
+/// The input of an orchestration, as it travels.
+pub(crate) fn seal_input<O: Orchestration>(
+    traceparent: Option<&str>,
+    restarted: bool,
+    input: &O::Input,
+) -> Result<String, Failure> {
+    envelope::encode(&Envelope {
+        restarted,
+        long_running: O::LONG_RUNNING,
+        ..Envelope::new(traceparent, input)
+    })
 }
 
 /// How an execution ends when it does not fail.
@@ -143,8 +156,8 @@ impl Context {
         self.inner.trace_warn(message);
     }
 
-    pub(crate) fn seal<T: Serialize>(&self, attempt: u32, body: &T) -> Result<String, Failure> {
-        envelope::seal(self.traceparent.as_deref(), attempt, body)
+    pub(crate) fn seal<T: Serialize>(&self, body: &T) -> Result<String, Failure> {
+        envelope::encode(&Envelope::new(self.traceparent.as_deref(), body))
     }
 }
 
@@ -207,22 +220,26 @@ impl Orchestrations {
 }
 
 async fn run<O: Orchestration>(cx: OrchestrationContext, input: &str) -> Result<String, Failure> {
-    let envelope = envelope::open::<O::Input>(input)?;
-    let begun_by = envelope.traceparent;
+    let Envelope {
+        traceparent: begun_by,
+        long_running,
+        body,
+        ..
+    } = envelope::open::<O::Input>(input)?;
     let place = place::of_execution(
         &cx.instance_id(),
         cx.execution_id(),
         begun_by.as_deref(),
-        O::LONG_RUNNING,
+        long_running,
     );
     let cx = Context {
         inner: cx,
         traceparent: place.map(|place| place.header().into()),
     };
-    match O::run(cx.clone(), envelope.body).await? {
+    match O::run(cx.clone(), body).await? {
         Turn::Done(output) => envelope::encode(&output),
         Turn::ContinueAsNew(input) => {
-            let input = envelope::seal(begun_by.as_deref(), 1, &input)?;
+            let input = seal_input::<O>(begun_by.as_deref(), false, &input)?;
             // Never resolves: duroxide ends the execution here.
             cx.inner
                 .continue_as_new(input)

@@ -378,5 +378,5 @@ async fn names_are_qualified() {
         work::orchestrations().names(),
         ["toygres-orchestrations::orchestration::planned@1.0.0"]
     );
-    assert_eq!(Arc::strong_count(&world), 4);
+    assert_eq!(Arc::strong_count(&world), 5);
 }

@@ -22,6 +22,9 @@ mod otlp;
 mod process;
 mod recorder;
 mod statements;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 pub mod trace;
 
 pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, TelemetryConfig, TlsConfig};

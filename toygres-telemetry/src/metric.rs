@@ -188,7 +188,7 @@ metrics! {
         "Activities that were given up after too many attempts.";
     ProviderOperationDuration: Kind::Histogram(SHORT), Provider, "duroxide_provider_operation_duration_seconds"
         ["operation", "method", "status"]
-        "Time of a call of the orchestration store; one that looked for work and found none is fetch_empty.";
+        "Time of a call of the orchestration store; one that looked for work and found none is fetch_empty, one that its caller gave up an error.";
     ProviderErrors: Kind::Counter, Provider, "duroxide_provider_errors_total"
         ["operation", "error_type"]
         "Calls of the orchestration store that failed.";
@@ -203,7 +203,7 @@ metrics! {
         "How long the oldest item that could be worked on has waited. From the database, by one node.";
     WorkerProcessingRate: Kind::Gauge, Worker, "duroxide_worker_processing_rate"
         ["worker_type", "worker_id"]
-        "Items that a worker slot finished a second, over the last ten seconds. Slots are numbered from 0 in each process.";
+        "Items that a worker slot finished a second, over the last ten seconds. In each process, work takes the lowest number that is free.";
     WorkerActiveTime: Kind::Counter, Worker, "duroxide_worker_active_time_seconds_total"
         ["worker_type"]
         "Time that worker slots of a process were busy.";

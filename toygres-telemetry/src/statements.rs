@@ -1,5 +1,6 @@
 //! A span for each SQL statement that is part of a trace, made of what sqlx says of it when it is done.
 
+use crate::filter::is_traced;
 use crate::trace::PastStatement;
 use std::fmt;
 use std::time::Duration;
@@ -22,12 +23,15 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let is_statement = |metadata: &Metadata<'_>| metadata.target() == TARGET;
+    // A filter sees the spans only that it lets through.
+    let is_span = |metadata: &Metadata<'_>| metadata.is_span() && is_traced(metadata);
     dynamic_filter_fn(move |metadata, context: &Context<'_, S>| {
-        is_statement(metadata) && context.lookup_current().is_some()
+        is_span(metadata) || (is_statement(metadata) && context.lookup_current().is_some())
     })
-    .with_callsite_filter(move |metadata| match is_statement(metadata) {
-        true => Interest::sometimes(),
-        false => Interest::never(),
+    .with_callsite_filter(move |metadata| match () {
+        () if is_span(metadata) => Interest::always(),
+        () if is_statement(metadata) => Interest::sometimes(),
+        () => Interest::never(),
     })
     .with_max_level_hint(LevelFilter::DEBUG)
 }

@@ -99,6 +99,12 @@ impl TraceParent {
         format!("00-{}-{}-{flags:02x}", self.0.trace_id(), self.0.span_id())
     }
 
+    /// Has what is told meanwhile belong to this place.
+    pub fn scope<T>(&self, tell: impl FnOnce() -> T) -> T {
+        let _here = self.context().attach();
+        tell()
+    }
+
     fn context(&self) -> Context {
         Context::new().with_remote_span_context(self.0.clone())
     }

@@ -1,5 +1,6 @@
 //! The engine's own SQL on duroxide's tables: what its client can't answer in one query.
 
+pub(crate) mod backlog;
 pub(crate) mod history;
 pub(crate) mod orchestrations;
 mod stats;

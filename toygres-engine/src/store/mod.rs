@@ -4,15 +4,19 @@
 //! and keeps out what would do damage. Each of these guards can be switched off, so that tests can show what it is
 //! for.
 
+mod calls;
 mod contain;
 mod neighbours;
 mod provider;
 mod queue;
 mod retry;
+mod turns;
 mod verdict;
 
 pub(crate) use verdict::{TOO_LARGE, Verdict, transient_sqlstate, verdict};
 
+use crate::slots::Slots;
+use calls::{Call, Timed};
 use duroxide::providers::{Provider, ProviderError, WorkItem};
 use neighbours::Outbox;
 use queue::Queue;
@@ -22,6 +26,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use toygres_models::Secret;
+use turns::Turns;
+
+type Answer<T> = Result<T, ProviderError>;
+
+/// How many turns are remembered unless it is said.
+const MOST_TURNS: usize = 256;
 
 /// Which guards are on. All of them, but in tests and benchmarks.
 #[doc(hidden)]
@@ -77,6 +87,7 @@ pub struct Store {
     inner: Arc<dyn Provider>,
     guards: Guards,
     queues: Arc<Queues>,
+    turns: Turns,
     outbox: Option<Arc<Outbox>>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -88,8 +99,8 @@ impl Store {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(inner: Arc<dyn Provider>, guards: Guards, look_period: Duration) -> Self {
-        let orchestrations = Queue::new("fetch_orchestration_item");
-        let activities = Queue::new("fetch_work_item");
+        let orchestrations = Queue::new(calls::FETCH_ORCHESTRATION);
+        let activities = Queue::new(calls::FETCH_ACTIVITY);
         let queues = Arc::new(Queues {
             orchestrations,
             activities,
@@ -99,9 +110,17 @@ impl Store {
             inner,
             guards,
             queues,
+            turns: Turns::new(MOST_TURNS),
             outbox: None,
             tasks,
         }
+    }
+
+    /// Says how many orchestrations are worked on at the same time at most.
+    #[must_use]
+    pub fn with_slots(mut self, count: usize) -> Self {
+        self.turns = Turns::new(count);
+        self
     }
 
     /// Has it tell other processes of work, and listen to them, on a connection of its own.
@@ -142,18 +161,32 @@ impl Store {
         );
     }
 
-    /// The one place that every call to the inner store passes.
-    async fn pass<T>(
+    /// The slots that orchestrations are worked on in.
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        self.turns.slots()
+    }
+
+    /// The one place that every call to the inner store passes, but for those that look for work.
+    async fn pass<T>(&self, call: Call, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
+        let timed = Timed::new(call);
+        let answer = answer.await;
+        timed.ended(answer.as_ref().err());
+        answer
+    }
+
+    /// As [`pass`](Self::pass), for those.
+    async fn look<T>(
         &self,
-        method: &'static str,
-        call: impl Future<Output = Result<T, ProviderError>>,
-    ) -> Result<T, ProviderError> {
-        let begin = Instant::now();
-        let result = call.await;
-        if let Err(error) = &result {
-            tracing::debug!(method, elapsed = ?begin.elapsed(), verdict = ?verdict(error), %error, "the store refused");
+        call: Call,
+        answer: impl Future<Output = Answer<Option<T>>>,
+    ) -> Answer<Option<T>> {
+        let mut timed = Timed::new(call);
+        let answer = answer.await;
+        if let Ok(None) = answer {
+            timed.found_nothing();
         }
-        result
+        timed.ended(answer.as_ref().err());
+        answer
     }
 
     /// Says that work for orchestrations is there, or will be.

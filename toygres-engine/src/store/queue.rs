@@ -4,6 +4,7 @@
 //! hint, and a hint lets one slot ask. So idle slots cost nothing, one piece of work wakes one slot, and a hundred
 //! pieces wake a hundred.
 
+use super::calls::Call;
 use super::retry;
 use super::verdict::{Verdict, verdict};
 use duroxide::providers::ProviderError;
@@ -25,7 +26,7 @@ const FURTHEST_HINT: Duration = Duration::from_secs(60 * 60);
 
 /// One of the store's two queues, as seen by the slots of this process.
 pub(super) struct Queue {
-    operation: &'static str,
+    call: Call,
     /// One permit, one look at the store.
     ready: Semaphore,
     /// Rises with every hint.
@@ -42,6 +43,8 @@ pub(super) struct Queue {
     unsure: AtomicBool,
     /// Failed looks in a row.
     failures: AtomicU32,
+    /// Failed looks that were not made again yet.
+    failed: AtomicU32,
     /// When to give a hint.
     later: Mutex<BinaryHeap<Reverse<Instant>>>,
     pub(super) sooner: Notify,
@@ -50,9 +53,9 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(operation: &'static str) -> Self {
+    pub(super) fn new(call: Call) -> Self {
         Self {
-            operation,
+            call,
             ready: Semaphore::new(1),
             hints: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
@@ -61,6 +64,7 @@ impl Queue {
             empty_at: AtomicU64::new(u64::MAX),
             unsure: AtomicBool::new(true),
             failures: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
             later: Mutex::new(BinaryHeap::new()),
             sooner: Notify::new(),
             last_look: Mutex::new(Instant::now()),
@@ -197,6 +201,14 @@ impl Queue {
         if self.closed.load(Ordering::SeqCst) {
             return Ok(Turn::Closed);
         }
+        let again = |failed: u32| failed.checked_sub(1);
+        if self
+            .failed
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, again)
+            .is_ok()
+        {
+            self.call.is_tried_again();
+        }
         let answer = look().await;
         drop((turn, looking));
         Hint::use_up(hint);
@@ -220,13 +232,14 @@ impl Queue {
             }
             Err(error) => {
                 let failures = self.failures.fetch_add(1, Ordering::SeqCst) + 1;
+                self.failed.fetch_add(1, Ordering::SeqCst);
                 self.unsure.store(true, Ordering::SeqCst);
                 self.hint_after(retry::pause_after(failures));
                 if verdict(&error) != Verdict::Transient {
                     return Err(error);
                 }
                 // Said here and not to duroxide, whose own pauses (100 * 2^n) overflow in the end.
-                retry::warn(self.operation, failures, &error);
+                retry::warn(self.call.method, failures, &error);
                 Ok(Turn::Nothing)
             }
         }

@@ -1,6 +1,7 @@
 //! Trying again.
 
-use super::verdict::{Verdict, verdict};
+use super::calls::Call;
+use super::verdict::{NO_ANSWER, Verdict, verdict};
 use duroxide::providers::ProviderError;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ pub(super) struct Definite<T> {
 
 /// Tries until the store says yes or no. As long as the database does not answer, nothing else could be done either,
 /// and giving up would make duroxide fail the orchestration for good.
-pub(super) async fn until_definite<T, F>(operation: &str, mut attempt: impl FnMut() -> F) -> Definite<T>
+pub(super) async fn until_definite<T, F>(call: Call, mut attempt: impl FnMut() -> F) -> Definite<T>
 where
     F: Future<Output = Result<T, ProviderError>>,
 {
@@ -60,13 +61,14 @@ where
             };
         }
         failures += 1;
-        warn(operation, failures, &error);
+        warn(call.method, failures, &error);
         tokio::time::sleep(pause_after(failures)).await;
+        call.is_tried_again();
     }
 }
 
 /// Tries up to three times: for callers who wait and can do something else instead.
-pub(super) async fn some_times<T, F>(operation: &str, mut attempt: impl FnMut() -> F) -> Definite<T>
+pub(super) async fn some_times<T, F>(call: Call, mut attempt: impl FnMut() -> F) -> Definite<T>
 where
     F: Future<Output = Result<T, ProviderError>>,
 {
@@ -84,7 +86,7 @@ where
         };
         failures += 1;
         match verdict(&error) {
-            Verdict::Transient if failures < 3 => warn(operation, failures, &error),
+            Verdict::Transient if failures < 3 => warn(call.method, failures, &error),
             // duroxide computes 100 * 2^n over retryable errors; ours are never many in a row.
             Verdict::Transient => {
                 return Definite {
@@ -100,6 +102,7 @@ where
             }
         }
         tokio::time::sleep(pause_after(failures)).await;
+        call.is_tried_again();
     }
 }
 
@@ -109,7 +112,7 @@ where
 /// If the lock has run out meanwhile, another worker may take the work up. That is safe: the store refuses this
 /// worker's result then, and activities are idempotent.
 pub(super) async fn renewal<F>(
-    operation: &str,
+    call: Call,
     lease: Duration,
     mut attempt: impl FnMut() -> F,
 ) -> Result<(), ProviderError>
@@ -124,15 +127,16 @@ where
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) if verdict(&error) == Verdict::Lost => return Err(error),
             Ok(Err(error)) => error,
-            Err(_) => ProviderError::retryable(operation, "no answer in time"),
+            Err(_) => ProviderError::retryable(call.method, NO_ANSWER),
         };
         failures += 1;
-        warn(operation, failures, &error);
+        warn(call.method, failures, &error);
         let pause = pause_after(failures).min(LONGEST_PAUSE_OF_RENEWAL);
         if Instant::now() + pause >= deadline {
             return Ok(());
         }
         tokio::time::sleep(pause).await;
+        call.is_tried_again();
     }
 }
 

@@ -5,6 +5,7 @@
 //! "lost" or "wrong" for sure is final, what is known to pass is tried again without end, all else some times.
 
 use duroxide::providers::ProviderError;
+use toygres_telemetry::events::ProviderErrorType as ErrorType;
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,76 +22,95 @@ pub(crate) enum Verdict {
 
 /// How refusals of the store's own size limit begin.
 pub(crate) const TOO_LARGE: &str = "payload too large";
+/// What is said of a call that was given up.
+pub(super) const NO_ANSWER: &str = "no answer in time";
 
-/// What duroxide-pg says when a lock token is not valid (any more).
-const LOST: [&str; 5] = [
-    "Invalid lock token",
-    "Lock token invalid",
-    "Worker queue item not found",
-    "already acked",
-    "already released",
-];
+/// What the words of duroxide-pg and of the server mean. The first that an error holds counts.
+#[rustfmt::skip]
+const WORDS: [(&str, Verdict, ErrorType); 55] = {
+    use ErrorType::{Connection, ConstraintViolation, Corruption, Deadlock, Other, Serialization, Timeout};
+    use Verdict::{Lost, Permanent, Transient, Unknown};
+    [
+        // duroxide-pg, of a lock token that is not valid (any more).
+        ("Invalid lock token", Lost, Other),
+        ("Lock token invalid", Lost, Other),
+        ("Worker queue item not found", Lost, Other),
+        ("already acked", Lost, Other),
+        ("already released", Lost, Other),
+        // Data that can't be written or read, and constraints.
+        (TOO_LARGE, Permanent, Other),
+        ("Failed to serialize", Permanent, Other),
+        ("Failed to deserialize", Permanent, Corruption),
+        ("Duplicate detected", Permanent, ConstraintViolation), // 23505
+        ("Foreign key violation", Permanent, ConstraintViolation), // 23503
+        ("event_id must be set", Permanent, Other),
+        ("Invalid completion", Permanent, Other),
+        ("Invalid visible_at", Permanent, Other),
+        ("ActivityExecute should go to", Permanent, Other),
+        // duroxide-pg, of errors by type.
+        (NO_ANSWER, Transient, Timeout),
+        ("pool timed out", Transient, Timeout),
+        ("I/O error", Transient, Connection),
+        ("Connection pool error", Transient, Connection),
+        ("Deadlock detected", Transient, Deadlock), // 40P01
+        ("Cached plan invalidated", Transient, Other), // 0A000
+        ("Serialization failure", Transient, Serialization), // 40001
+        ("error communicating with database", Transient, Connection),
+        ("error occurred while attempting to establish a TLS connection", Transient, Connection),
+        ("encountered unexpected or invalid data", Transient, Connection),
+        ("crashed background worker", Transient, Connection),
+        // The server, by SQLSTATE.
+        ("idle-in-transaction timeout", Transient, Timeout), // 25P03
+        ("conflict with recovery", Transient, Serialization), // 57P01, 40001 on a standby
+        ("terminating connection", Transient, Connection), // 57P01, 57P05
+        ("the database system is", Transient, Connection), // 57P03: starting up, shutting down, in recovery mode
+        ("server process", Transient, Connection), // 57P02: of another server process, which exited abnormally
+        ("canceling statement", Transient, Timeout), // 57014: by a time-out of the statement or the lock
+        ("canceling authentication", Transient, Timeout), // 57014
+        ("too many connections", Transient, Connection), // 53300
+        ("too many clients", Transient, Connection), // 53300
+        ("remaining connection slots", Transient, Connection), // 53300
+        ("out of memory", Transient, Other), // 53200
+        ("out of shared memory", Transient, Other), // 53200
+        ("No space left on device", Transient, Other), // 53100
+        ("could not extend file", Transient, Other), // 53100
+        ("could not serialize access", Transient, Serialization), // 40001
+        ("could not obtain lock", Transient, Other), // 55P03
+        ("in a read-only transaction", Transient, Other), // 25006
+        ("recovery is in progress", Transient, Other), // 25006, 55000
+        ("could not receive data from client", Transient, Connection), // 08006
+        ("connection to client lost", Transient, Connection), // 08006
+        ("connection refused", Transient, Connection),
+        ("the connection is closed", Transient, Connection),
+        ("violates not-null constraint", Unknown, ConstraintViolation), // 23502
+        ("violates check constraint", Unknown, ConstraintViolation), // 23514
+        ("invalid page in block", Unknown, Corruption), // XX001
+        ("could not read block", Unknown, Corruption), // XX001
+        ("missing chunk number", Unknown, Corruption), // XX001
+        ("unexpected zero page", Unknown, Corruption), // XX002
+        ("is not a btree", Unknown, Corruption), // XX002
+        ("could not access status of transaction", Unknown, Corruption), // XX000
+    ]
+};
 
-/// What stays: data that can't be written or read, and constraints.
-const PERMANENT: [&str; 9] = [
-    TOO_LARGE,
-    "Failed to serialize",
-    "Failed to deserialize",
-    "Duplicate detected",
-    "Foreign key violation",
-    "event_id must be set",
-    "Invalid completion",
-    "Invalid visible_at",
-    "ActivityExecute should go to",
-];
-
-/// What passes: the words of duroxide-pg for errors by type, then the server's own, by SQLSTATE.
-const TRANSIENT: [&str; 31] = [
-    "I/O error",
-    "Connection pool error",
-    "Deadlock detected",
-    "Cached plan invalidated",
-    "Serialization failure",
-    "error communicating with database",
-    "error occurred while attempting to establish a TLS connection",
-    "encountered unexpected or invalid data",
-    "crashed background worker",
-    "terminating connection",             // 57P01, 57P05, 25P03
-    "conflict with recovery",             // 57P01, 40001 on a standby
-    "the database system is", // 57P03: starting up, shutting down, in recovery mode, not accepting
-    "server process",         // 57P02: of another server process, which exited abnormally
-    "canceling statement",    // 57014: by a time-out of the statement or the lock
-    "canceling authentication", // 57014
-    "too many connections",   // 53300
-    "too many clients",       // 53300
-    "remaining connection slots", // 53300
-    "out of memory",          // 53200
-    "out of shared memory",   // 53200
-    "No space left on device", // 53100
-    "could not extend file",  // 53100
-    "could not serialize access", // 40001
-    "could not obtain lock",  // 55P03
-    "in a read-only transaction", // 25006
-    "recovery is in progress", // 25006, 55000
-    "could not receive data from client", // 08006
-    "connection to client lost", // 08006
-    "connection refused",
-    "the connection is closed",
-    "idle-in-transaction timeout", // 25P03
-];
-
-/// What this error of the store means.
-pub(crate) fn verdict(error: &ProviderError) -> Verdict {
-    let says = |words: &[&str]| words.iter().any(|word| error.message.contains(word));
-    if says(&LOST) {
-        Verdict::Lost
-    } else if says(&PERMANENT) {
-        Verdict::Permanent
-    } else if error.retryable || says(&TRANSIENT) {
-        Verdict::Transient
-    } else {
-        Verdict::Unknown
+fn meaning(error: &ProviderError) -> (Verdict, ErrorType) {
+    let found = WORDS.iter().find(|(words, ..)| error.message.contains(words));
+    let (verdict, error_type) =
+        found.map_or((Verdict::Unknown, ErrorType::Other), |found| (found.1, found.2));
+    match verdict {
+        Verdict::Unknown if error.retryable => (Verdict::Transient, error_type),
+        verdict => (verdict, error_type),
     }
+}
+
+/// What to do about this error of the store.
+pub(crate) fn verdict(error: &ProviderError) -> Verdict {
+    meaning(error).0
+}
+
+/// The sort of this error of the store.
+pub(super) fn error_type(error: &ProviderError) -> ErrorType {
+    meaning(error).1
 }
 
 /// Whether what this SQLSTATE says passes by itself.
@@ -144,5 +164,41 @@ mod tests {
             verdict(&ProviderError::retryable("x", "anything")),
             Verdict::Transient
         );
+    }
+
+    #[test]
+    fn errors_are_sorted_for_the_metrics() {
+        let cases = [
+            (
+                "Connection pool error: pool timed out while waiting for an open connection",
+                ErrorType::Timeout,
+            ),
+            (
+                "Database error: canceling statement due to statement timeout",
+                ErrorType::Timeout,
+            ),
+            ("I/O error: connection reset", ErrorType::Connection),
+            (
+                "Database error: terminating connection due to administrator command",
+                ErrorType::Connection,
+            ),
+            ("Deadlock detected: x", ErrorType::Deadlock),
+            ("Serialization failure: x", ErrorType::Serialization),
+            ("Duplicate detected: x", ErrorType::ConstraintViolation),
+            (
+                "Database error: null value in column x violates not-null constraint",
+                ErrorType::ConstraintViolation,
+            ),
+            ("Failed to deserialize messages: x", ErrorType::Corruption),
+            ("Invalid lock token", ErrorType::Other),
+            ("Database error: la connexion se termine", ErrorType::Other),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(
+                error_type(&ProviderError::permanent("x", message)),
+                expected,
+                "{message}"
+            );
+        }
     }
 }

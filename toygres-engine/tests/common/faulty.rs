@@ -6,7 +6,7 @@ use duroxide::providers::{
     ScheduledActivityIdentifier, SessionFetchConfig, TagFilter, WorkItem,
 };
 use duroxide::{Event, SystemStats};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,10 @@ pub(crate) struct Faulty {
     pub(crate) loses: Mutex<Option<Loss>>,
     /// Calls that look for work.
     pub(crate) fetches: AtomicU64,
+    /// All calls, by method.
+    pub(crate) calls: Mutex<BTreeMap<&'static str, u64>>,
+    /// Turns that were written and that left something in the history, by orchestration and execution.
+    pub(crate) turns: Mutex<BTreeMap<(String, u64), u64>>,
 }
 
 impl Faulty {
@@ -44,6 +48,8 @@ impl Faulty {
             after: Mutex::default(),
             loses: Mutex::default(),
             fetches,
+            calls: Mutex::default(),
+            turns: Mutex::default(),
         })
     }
 
@@ -66,6 +72,7 @@ impl Faulty {
     }
 
     async fn pass<T>(&self, call: Call<'_>, done: impl Future<Output = Answer<T>>) -> Answer<T> {
+        *self.calls.lock().unwrap().entry(call.method).or_default() += 1;
         let fails =
             |fault: &Mutex<Option<Fault>>| fault.lock().unwrap().as_ref().and_then(|fault| fault(&call));
         if let Some(error) = fails(&self.before) {
@@ -127,7 +134,8 @@ impl Provider for Faulty {
             orchestrator_items.retain(|item| !loses(item));
         }
         let instance = history_delta.first().map(|event| event.instance_id.clone());
-        let done = self.inner.ack_orchestration_item(
+        let turn = instance.clone().map(|instance| (instance, execution_id));
+        let written = self.inner.ack_orchestration_item(
             lock_token,
             execution_id,
             history_delta,
@@ -136,6 +144,13 @@ impl Provider for Faulty {
             metadata,
             cancelled_activities,
         );
+        let done = async {
+            written.await?;
+            if let Some(turn) = turn {
+                *self.turns.lock().unwrap().entry(turn).or_default() += 1;
+            }
+            Ok(())
+        };
         self.pass(
             Call {
                 method: "ack_orchestration_item",
@@ -172,9 +187,12 @@ impl Provider for Faulty {
         execution_id: u64,
         new_events: Vec<Event>,
     ) -> Answer<()> {
-        self.inner
-            .append_with_execution(instance, execution_id, new_events)
-            .await
+        self.pass(
+            call("append_with_execution"),
+            self.inner
+                .append_with_execution(instance, execution_id, new_events),
+        )
+        .await
     }
     async fn enqueue_for_worker(&self, item: WorkItem) -> Answer<()> {
         self.pass(call("enqueue_for_worker"), self.inner.enqueue_for_worker(item))
@@ -210,12 +228,18 @@ impl Provider for Faulty {
         extend_for: Duration,
         idle_timeout: Duration,
     ) -> Answer<usize> {
-        self.inner
-            .renew_session_lock(owner_ids, extend_for, idle_timeout)
-            .await
+        self.pass(
+            call("renew_session_lock"),
+            self.inner.renew_session_lock(owner_ids, extend_for, idle_timeout),
+        )
+        .await
     }
     async fn cleanup_orphaned_sessions(&self, idle_timeout: Duration) -> Answer<usize> {
-        self.inner.cleanup_orphaned_sessions(idle_timeout).await
+        self.pass(
+            call("cleanup_orphaned_sessions"),
+            self.inner.cleanup_orphaned_sessions(idle_timeout),
+        )
+        .await
     }
     async fn abandon_work_item(
         &self,
@@ -241,15 +265,25 @@ impl Provider for Faulty {
         self.inner.as_management_capability()
     }
     async fn get_custom_status(&self, instance: &str, version: u64) -> Answer<Option<(Option<String>, u64)>> {
-        self.inner.get_custom_status(instance, version).await
+        self.pass(
+            call("get_custom_status"),
+            self.inner.get_custom_status(instance, version),
+        )
+        .await
     }
     async fn get_kv_value(&self, instance: &str, key: &str) -> Answer<Option<String>> {
-        self.inner.get_kv_value(instance, key).await
+        self.pass(call("get_kv_value"), self.inner.get_kv_value(instance, key))
+            .await
     }
     async fn get_kv_all_values(&self, instance: &str) -> Answer<HashMap<String, String>> {
-        self.inner.get_kv_all_values(instance).await
+        self.pass(call("get_kv_all_values"), self.inner.get_kv_all_values(instance))
+            .await
     }
     async fn get_instance_stats(&self, instance: &str) -> Answer<Option<SystemStats>> {
-        self.inner.get_instance_stats(instance).await
+        self.pass(
+            call("get_instance_stats"),
+            self.inner.get_instance_stats(instance),
+        )
+        .await
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 pub(crate) mod faulty;
+pub(crate) mod recorded;
 pub(crate) mod work;
 
 use duroxide::providers::Provider;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Barrier;
 use toygres_engine::{
@@ -44,6 +45,8 @@ pub(crate) enum Task {
     FailUntil { attempt: u32 },
     /// Fails for good.
     Refuse,
+    /// Fails by its set-up.
+    Misconfigured,
     /// Panics.
     Panic,
     /// Answers so many bytes.
@@ -80,6 +83,7 @@ impl Activity for Work {
             }
             Task::FailUntil { .. } => Ok("done".to_owned()),
             Task::Refuse => Err(Error::new(ErrorKind::Invalid, "refused", "it is not allowed")),
+            Task::Misconfigured => Err(Error::new(ErrorKind::Config, "no_such_thing", "it is not set up")),
             Task::Panic => panic!("a defect"),
             Task::Answer { bytes } => Ok("x".repeat(bytes)),
         }
@@ -97,6 +101,22 @@ impl Activity for Slow {
     type Output = ();
 
     async fn run(_: &World, _: &ActivityContext, (): ()) -> Result<()> {
+        std::future::pending().await
+    }
+}
+
+/// An activity that does not listen.
+pub(crate) struct Deaf;
+
+impl Activity for Deaf {
+    const NAME: &'static str = "deaf";
+    const TIMEOUT: Duration = Duration::from_secs(60);
+    type Deps = World;
+    type Input = ();
+    type Output = ();
+
+    async fn run(world: &World, cx: &ActivityContext, (): ()) -> Result<()> {
+        world.runs.lock().unwrap().push(cx.attempt());
         std::future::pending().await
     }
 }
@@ -126,6 +146,10 @@ pub(crate) enum Plan {
     Failing(Task),
     /// The activity that takes too long.
     Slow,
+    /// The same, which fails it.
+    TooSlow,
+    /// The activity that does not listen.
+    Deaf,
     /// The activity that nobody knows.
     Unknown,
     /// A child of this id, asked for its status with this period.
@@ -136,6 +160,10 @@ pub(crate) enum Plan {
     },
     /// A timer.
     Timer { ms: u64 },
+    /// So many timers, one after the other.
+    Timers { count: u32 },
+    /// A timer when it is run first, and something else when it is run again.
+    Fickle,
     /// Waits for a wake-up, takes them all, goes on as new so many times.
     Woken { times: u32 },
     /// So many executions that do nothing.
@@ -169,6 +197,14 @@ impl Orchestration for Planned {
             }
             Plan::Failing(task) => said(call_with::<Work>(&cx, quick(), task).await.unwrap_err()),
             Plan::Slow => said(call_with::<Slow>(&cx, RetryPolicy::once(), ()).await.unwrap_err()),
+            Plan::TooSlow => {
+                call_with::<Slow>(&cx, RetryPolicy::once(), ()).await?;
+                String::new()
+            }
+            Plan::Deaf => {
+                call::<Deaf>(&cx, ()).await?;
+                String::new()
+            }
             Plan::Unknown => said(call::<Unknown>(&cx, ()).await.unwrap_err()),
             Plan::Child { id, period_ms, plan } => {
                 let period = Duration::from_millis(period_ms);
@@ -180,6 +216,20 @@ impl Orchestration for Planned {
             Plan::Timer { ms } => {
                 cx.timer(Duration::from_millis(ms)).await;
                 "rung".to_owned()
+            }
+            Plan::Timers { count } => {
+                for _ in 0..count {
+                    cx.timer(Duration::ZERO).await;
+                }
+                "rung".to_owned()
+            }
+            Plan::Fickle => {
+                static RUNS: AtomicU32 = AtomicU32::new(0);
+                match RUNS.fetch_add(1, Ordering::SeqCst) {
+                    0 => cx.timer(Duration::ZERO).await,
+                    _ => drop(call::<Work>(&cx, Task::Nothing).await?),
+                }
+                String::new()
             }
             Plan::Woken { times } => {
                 let woken = cx.wait_wake_or(Duration::from_secs(60)).await;
@@ -208,6 +258,7 @@ pub(crate) fn activities(world: &std::sync::Arc<World>) -> Activities<World> {
     Activities::new("toygres-activities", std::sync::Arc::clone(world))
         .register::<Work>()
         .register::<Slow>()
+        .register::<Deaf>()
 }
 
 pub(crate) fn orchestrations() -> Orchestrations {

@@ -89,9 +89,9 @@ impl Event for ActivityEnded<'_> {
             _ => "3+",
         };
         // Failures are never left out.
-        let times = match error {
-            None => sampled(activity_name),
-            Some(_) => 1,
+        let times = match outcome {
+            ActivityOutcome::Success => sampled(activity_name),
+            _ => 1,
         };
         if times > 0 {
             let labels = [activity_name, outcome.as_str(), retry_attempt];
@@ -108,7 +108,12 @@ impl Event for ActivityEnded<'_> {
             add(Metric::ActivityRetries, 1.0, &[activity_name]);
         }
         let Some(error) = error else {
-            tracing::debug!(attempt, elapsed_ms = duration.as_millis() as u64, "activity done");
+            tracing::debug!(
+                attempt,
+                outcome = outcome.as_str(),
+                elapsed_ms = duration.as_millis() as u64,
+                "activity done"
+            );
             return;
         };
         tracing::warn!(
