@@ -34,7 +34,7 @@ mod workers;
 pub use actors::Provisioning;
 pub use audit::{AuditFilter, Origin};
 pub use changes::{Change, Changes};
-pub use counts::Counts;
+pub use counts::{Counts, Fleet};
 pub use credentials::MasterKey;
 pub use drift::DriftFinding;
 pub use events::EventFilter;

@@ -1,7 +1,8 @@
 //! The sweeper: finds what fell through, and puts it right.
 //!
 //! It starts actors that were never started, replaces actors that ended or stand still, removes what should be gone,
-//! reports what nobody knows, and prunes what is old. Everything it does can be done twice.
+//! reports what nobody knows, prunes what is old, and tells the metrics
+//! what is the same for all nodes. Everything it does can be done twice.
 
 use crate::service::Service;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use toygres_engine::{EngineStatus, PrunePolicy};
 use toygres_models::Result;
 use toygres_models::instances::InstanceState;
 use toygres_orchestrations::{InstanceActor, actor_id, instance_actor};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::{DriftSeen, FleetSeen, HealthChecksSeen, ReportingEnded};
 
 const PERIOD: Duration = Duration::from_secs(5);
 const LEASE: &str = "sweeper";
@@ -20,6 +23,7 @@ const LEASE_TIME: Duration = Duration::from_secs(20);
 /// A row this young is still being started by the request that wrote it.
 const START_GRACE: Duration = Duration::from_secs(3);
 const PRUNE_PERIOD: Duration = Duration::from_secs(300);
+const OBSERVE_PERIOD: Duration = Duration::from_secs(10);
 
 /// One process's sweeper.
 pub(crate) struct Sweeper {
@@ -28,6 +32,7 @@ pub(crate) struct Sweeper {
     /// An actor whose instance shows no progress for so long is replaced.
     stalled_after: Duration,
     pruned: Option<Instant>,
+    observed: Option<Instant>,
 }
 
 impl Sweeper {
@@ -37,6 +42,7 @@ impl Sweeper {
             holder: uuid::Uuid::new_v4(),
             stalled_after,
             pruned: None,
+            observed: None,
         }
     }
 
@@ -57,6 +63,7 @@ impl Sweeper {
         }
         // Another node need not wait until it expires.
         self.service.cms.release_lease(LEASE, self.holder).await.ok();
+        ReportingEnded.emit();
     }
 
     async fn sweep(&mut self) -> Result<()> {
@@ -65,7 +72,12 @@ impl Sweeper {
             self.drift().await?;
         }
         if !self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await? {
+            ReportingEnded.emit();
             return Ok(());
+        }
+        if self.observed.is_none_or(|at| at.elapsed() > OBSERVE_PERIOD) {
+            self.observe().await?;
+            self.observed = Some(Instant::now());
         }
         self.actors().await?;
         if self.service.platform.host().is_none() {
@@ -76,6 +88,22 @@ impl Sweeper {
             self.service.cms.prune(&Retention::default()).await?;
             self.pruned = Some(Instant::now());
         }
+        Ok(())
+    }
+
+    /// Tells the metrics what is the same for all nodes, and is told by this one.
+    async fn observe(&self) -> Result<()> {
+        self.service.engine.observe_backlog().await?;
+        let fleet = self.service.cms.fleet().await?;
+        FleetSeen {
+            counts: fleet.instances,
+        }
+        .emit();
+        HealthChecksSeen {
+            oldest: fleet.oldest_check,
+        }
+        .emit();
+        DriftSeen { counts: fleet.drift }.emit();
         Ok(())
     }
 
@@ -124,7 +152,7 @@ impl Sweeper {
         };
         self.service
             .engine
-            .start::<InstanceActor>(&actor_id(instance_id, incarnation), input)
+            .restart::<InstanceActor>(&actor_id(instance_id, incarnation), input)
             .await
     }
 

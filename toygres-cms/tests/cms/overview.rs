@@ -4,8 +4,9 @@ use crate::support::TRACE_ID;
 use crate::support::{Fixture, check, error, origin};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
-use toygres_cms::{AuditFilter, Origin};
+use toygres_cms::{AuditFilter, Fleet, Origin};
 use toygres_models::InstanceId;
+use toygres_models::operations::Reason;
 use toygres_models::server::{Count, Worker};
 use uuid::Uuid;
 
@@ -187,6 +188,7 @@ async fn how_many_there_are_of_each() {
         (6, 3, 5)
     );
     assert!(there(&none.instances_by_state).is_empty());
+    assert_eq!(fixture.cms.fleet().await.unwrap(), Fleet::default());
     assert!(
         none.instances_by_state
             .iter()
@@ -220,4 +222,36 @@ async fn how_many_there_are_of_each() {
         there(&counts.operations_by_state),
         [("pending", 1), ("succeeded", 4), ("failed", 1)]
     );
+
+    // The same as the metrics show it.
+    fixture
+        .cms
+        .record_alarm(&two.scope, Reason::StorageMissing, "it is not there")
+        .await
+        .unwrap();
+    fixture
+        .execute(
+            "update cms.instances set last_checked_at = now() - case name when 'two' then interval '5 minutes' \
+             else interval '1 minute' end",
+        )
+        .await;
+    let mut fleet = fixture.cms.fleet().await.unwrap();
+    fleet.instances.sort();
+    let instances: Vec<_> = fleet
+        .instances
+        .iter()
+        .map(|(state, health, count)| (state.as_str(), health.as_str(), *count))
+        .collect();
+    assert_eq!(
+        instances,
+        [
+            ("creating", "unknown", 1),
+            ("degraded", "unhealthy", 1),
+            ("failed", "unknown", 1),
+            ("running", "healthy", 1),
+        ]
+    );
+    assert_eq!(fleet.drift, [("storage_missing".to_owned(), 1)]);
+    let oldest = fleet.oldest_check.unwrap().as_secs();
+    assert!((300..360).contains(&oldest), "{oldest}");
 }

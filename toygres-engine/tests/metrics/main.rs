@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use toygres_engine::store::Guards;
 use toygres_engine::{Context, Engine, EngineClient, Failure, Orchestration, Turn};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::ReportingEnded;
 use toygres_telemetry::metric::{Family, Metric};
 use toygres_telemetry::testing::metrics;
 use toygres_testing::wait_for;
@@ -44,6 +46,11 @@ async fn metrics_tell_what_happened() {
     workers::workers_and_those_that_do_not_listen().await;
     workers::turns_of_two_servers().await;
     nothing_is_forgotten();
+    // From now on another node tells what is the same for all.
+    ReportingEnded.emit();
+    for metric in [Metric::WorkerQueueDepth, Metric::ActiveOrchestrations] {
+        assert_eq!(gauge(metric), [].into(), "{metric:?}");
+    }
 }
 
 /// An orchestration that no process knows.

@@ -76,7 +76,10 @@ impl Service {
                     incarnation,
                     resume: None,
                 };
-                self.engine.start::<InstanceActor>(&id, input).await
+                match incarnation {
+                    1 => self.engine.start::<InstanceActor>(&id, input).await,
+                    _ => self.engine.restart::<InstanceActor>(&id, input).await,
+                }
             } else {
                 self.engine.wake(&id).await
             }

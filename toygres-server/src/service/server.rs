@@ -6,6 +6,8 @@ use std::time::Duration;
 use toygres_cms::Origin;
 use toygres_models::server::{Check, Drift, EffectiveSetting, Probe, ServerHealth, ServerStats, Worker};
 use toygres_models::{Error, ErrorKind, Result};
+use toygres_telemetry::Event;
+use toygres_telemetry::events::PoolSeen;
 
 /// Workers ask for work about once a second. Silence for so long means that they are gone.
 const NO_FETCH_LIMIT: Duration = Duration::from_secs(60);
@@ -120,6 +122,12 @@ impl Service {
             worker.activity_slots = count(self.engine.activity_slots());
         }
         loop {
+            PoolSeen {
+                used: (self.pool.size() as usize).saturating_sub(self.pool.num_idle()),
+                idle: self.pool.num_idle(),
+                max: self.pool.options().get_max_connections(),
+            }
+            .emit();
             worker.activities_running = count(self.engine.activities_running());
             if let Err(error) = self.cms.heartbeat(&worker).await {
                 tracing::debug!(

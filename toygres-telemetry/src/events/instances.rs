@@ -115,6 +115,26 @@ impl Event for DriftSeen {
     }
 }
 
+/// Another node tells from now on what is the same for all of them: this one's gauges of it end.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportingEnded;
+
+impl Event for ReportingEnded {
+    fn emit(self) {
+        for metric in [
+            Metric::OrchestrationActiveInstances,
+            Metric::ActiveOrchestrations,
+            Metric::WorkerQueueDepth,
+            Metric::WorkerQueueAge,
+            Metric::Instances,
+            Metric::HealthCheckAge,
+            Metric::Drift,
+        ] {
+            observe(metric, []);
+        }
+    }
+}
+
 /// The pool of connections to the control database.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSeen {

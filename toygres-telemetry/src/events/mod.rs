@@ -17,6 +17,7 @@ pub use client::{CancellationAsked, ClientWaited, ExternalEventRaised, Orchestra
 pub use http::RequestAnswered;
 pub use instances::{
     DriftSeen, FleetSeen, HealthChecked, HealthChecksSeen, OperationEnded, PhaseEnded, PoolSeen,
+    ReportingEnded,
 };
 pub use orchestrations::{
     ActiveOrchestrationsSeen, ExecutionEnd, ExecutionEnded, ExecutionStarted, InitiatedBy,
