@@ -24,6 +24,10 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use toygres_models::Result;
 
+/// How often a batch is sent whose connection breaks off.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The SDK's exporter leaves examples out. This one makes the same messages and puts them in.
 pub(crate) struct MetricExporter {
     client: MetricsServiceClient<Channel>,
@@ -177,9 +181,9 @@ impl<P: LogProcessor> LogProcessor for Counted<P> {
 
 impl<E: LogExporter> LogExporter for Counted<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let count = batch.iter().count();
-        let result = self.inner.export(batch).await;
-        self.waiting.leave(count, result.is_ok());
+        let records: Vec<_> = batch.iter().collect();
+        let result = again_if_broken_off(|| self.inner.export(LogBatch::new(&records))).await;
+        self.waiting.leave(records.len(), result.is_ok());
         result
     }
 
@@ -224,7 +228,7 @@ impl<P: SpanProcessor> SpanProcessor for Counted<P> {
 impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len();
-        let result = self.inner.export(batch).await;
+        let result = again_if_broken_off(|| self.inner.export(batch.clone())).await;
         self.waiting.leave(count, result.is_ok());
         result
     }
@@ -239,6 +243,25 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
+    }
+}
+
+/// A collector that says that it can't now is asked again by the SDK. A connection that breaks off is final to the SDK, and
+/// what was on its way would be lost.
+async fn again_if_broken_off<F: Future<Output = OTelSdkResult>>(
+    mut export: impl FnMut() -> F,
+) -> OTelSdkResult {
+    let mut tries = 1;
+    loop {
+        match export().await {
+            Ok(()) => return Ok(()),
+            // Tried for as long as may be.
+            Err(error @ (OTelSdkError::Timeout(_) | OTelSdkError::AlreadyShutdown)) => return Err(error),
+            Err(error) if tries == TRIES => return Err(error),
+            // On a thread of the SDK's own.
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+        tries += 1;
     }
 }
 

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::runtime::Runtime;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
@@ -115,7 +115,8 @@ pub struct OtlpReceiver {
     address: SocketAddr,
     secure: bool,
     received: Arc<Mutex<Received>>,
-    task: JoinHandle<()>,
+    /// One of its own, so that its connections end with it.
+    runtime: Option<Runtime>,
 }
 
 impl OtlpReceiver {
@@ -126,7 +127,13 @@ impl OtlpReceiver {
 
     /// Starts one on this port: one that was there before, and went away.
     pub async fn start_on(address: SocketAddr, tls: Option<(String, String)>) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bind = runtime.spawn(async move { TcpListener::bind(address).await.unwrap() });
+        let listener = bind.await.unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::new(Mutex::new(Received::default()));
         let keep = Keep(received.clone());
@@ -147,7 +154,10 @@ impl OtlpReceiver {
             address,
             secure,
             received,
-            task: tokio::spawn(async move { serve.await.unwrap() }),
+            runtime: {
+                runtime.spawn(async move { serve.await.unwrap() });
+                Some(runtime)
+            },
         }
     }
 
@@ -280,7 +290,9 @@ impl OtlpReceiver {
 
 impl Drop for OtlpReceiver {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
