@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{run_with, toygres};
-use toygres_testing::TestHome;
+use toygres_testing::{OtlpReceiver, TestHome};
 
 const CANARY: &str = "canary-7f3a91c4-password";
 
@@ -50,6 +50,8 @@ fn processes_that_show_it() -> Vec<String> {
 #[test]
 fn a_password_is_nowhere_to_be_found() {
     let home = TestHome::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let receiver = runtime.block_on(OtlpReceiver::start());
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -59,6 +61,8 @@ fn a_password_is_nowhere_to_be_found() {
     let started = toygres(home.path())
         .args(["server", "start", "--port", &port])
         .env("RUST_LOG", "debug")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())
+        .env("DUROXIDE_METRICS_INCLUDE_ERROR_MESSAGES", "true")
         .output()
         .unwrap();
     assert!(started.status.success(), "{started:?}");
@@ -140,8 +144,32 @@ fn a_password_is_nowhere_to_be_found() {
         "the control database holds it in the clear"
     );
 
+    // A command is one trace with what the server does for it.
+    let created = toygres(home.path())
+        .args(["--api-url", &url, "create", "fish", "--wait"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{created:?}");
+
     let stopped = toygres(home.path()).args(["server", "stop"]).output().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
+    let told = receiver.all();
+    assert!(
+        told.contains("create-instance") && told.contains("bird"),
+        "all of it was exported"
+    );
+    assert!(!told.contains(CANARY), "telemetry holds it");
+    let spans = receiver.spans();
+    let command = spans.iter().find(|span| span.name == "toygres create").unwrap();
+    let of_it = |name: &str| {
+        let found = spans
+            .iter()
+            .find(|span| span.name == name && span.trace_id == command.trace_id);
+        found.unwrap_or_else(|| panic!("{name} is not in the command's trace"))
+    };
+    assert_eq!(of_it("POST /api/instances").parent_span_id, command.span_id);
+    of_it("deploy-postgres");
     let mut all = Vec::new();
     files(home.path(), &mut all);
     assert!(
