@@ -3,6 +3,8 @@
 //! Only this crate can record, so that a number always comes with the event it belongs to ([`crate::events`]).
 //! duroxide records through another facade, which has no recorder here: its own series never leave the process.
 
+#![allow(clippy::disallowed_types, reason = "the one place that records")]
+
 use crate::config::MetricsConfig;
 use crate::exemplar::Exemplars;
 use crate::metric::{Family, Kind, Metric};
