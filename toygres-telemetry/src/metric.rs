@@ -188,7 +188,7 @@ metrics! {
         "Activities that were given up after too many attempts.";
     ProviderOperationDuration: Kind::Histogram(SHORT), Provider, "duroxide_provider_operation_duration_seconds"
         ["operation", "method", "status"]
-        "Time of a call of the orchestration store; one that looked for work and found none is fetch_empty, one that its caller gave up an error.";
+        "Time of a call of the orchestration store. One that looked for work and found none is fetch_empty; one that its caller gave up is an error.";
     ProviderErrors: Kind::Counter, Provider, "duroxide_provider_errors_total"
         ["operation", "error_type"]
         "Calls of the orchestration store that failed.";

@@ -47,6 +47,8 @@ pub struct Guards {
     pub failures: bool,
     /// Payloads have a limit.
     pub payloads: bool,
+    /// All events of a turn have the same time, so that turns can be counted. This alone changes what is written.
+    pub turns: bool,
 }
 
 impl Guards {
@@ -59,6 +61,7 @@ impl Guards {
             retries: true,
             failures: true,
             payloads: true,
+            turns: true,
         }
     }
 
@@ -71,6 +74,7 @@ impl Guards {
             retries: false,
             failures: false,
             payloads: false,
+            turns: false,
         }
     }
 }

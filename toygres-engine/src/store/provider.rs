@@ -66,7 +66,9 @@ impl Provider for Store {
             items.try_for_each(|item| contain::check(CALL.method, item))?;
             contain::check_metadata(CALL.method, &metadata)?;
         }
-        self.turns.stamp(lock_token, &mut history_delta);
+        if self.guards.turns {
+            self.turns.stamp(lock_token, &mut history_delta);
+        }
         let attempt = || {
             let ack = self.inner.ack_orchestration_item(
                 lock_token,

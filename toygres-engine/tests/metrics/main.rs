@@ -41,6 +41,7 @@ async fn metrics_tell_what_happened() {
     activities::what_a_shutdown_drops_counts_nothing().await;
     store::calls_of_the_store().await;
     store::errors_of_the_store().await;
+    store::calls_that_are_given_up().await;
     store::clients().await;
     workers::the_backlog().await;
     workers::workers_and_those_that_do_not_listen().await;
