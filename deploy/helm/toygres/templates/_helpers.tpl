@@ -110,6 +110,7 @@ it may do just this (toygres-platform/src/kubernetes/access.rs). Called with "ap
     "TOYGRES_PLATFORM" "kubernetes"
     "TOYGRES_SHUTDOWN_GRACE_SECONDS" (.Values.shutdownGraceSeconds | int | toString)
     "RUST_LOG" .Values.logFilter
+    "OTEL_EXPORTER_OTLP_ENDPOINT" .Values.telemetry.endpoint
     "TOYGRES_KUBERNETES_NAMESPACE" $instances.namespace
     "TOYGRES_KUBERNETES_ALLOWED_NAMESPACES" (join "," $instances.allowedNamespaces)
     "TOYGRES_KUBERNETES_CONTROL_PLANE_NAMESPACE" .Release.Namespace
