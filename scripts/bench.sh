@@ -16,7 +16,8 @@
 #
 # ARGUMENTS go to the suite's program (engine: --rounds N; create: --creates N --parallel N --idle N --idle-seconds N;
 # api: --instances N --operations N --requests N --clients N --creates N --streams N --seconds N;
-# telemetry: --rounds N --creates N --clients N --requests N; kubernetes: --rounds N --parallel N --parallel-rounds N --wait-seconds N --many N --idle-seconds N).
+# telemetry: --rounds N --creates N --clients N --requests N;
+# kubernetes: --rounds N --parallel N --parallel-rounds N --wait-seconds N --many N --idle-seconds N).
 # A suite is a function suite_NAME FILE ARGUMENT... below that writes JSON; docs/performance.md shows the last result of
 # each.
 set -euo pipefail

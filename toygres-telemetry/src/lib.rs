@@ -141,7 +141,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             .with_error_events_to_status(true)
             .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::DEBUG));
         layers.push(layer.boxed());
-        let statements = statements::Statements.with_filter(statements::within_a_span());
+        let statements = statements::Statements::default().with_filter(statements::within_a_span());
         layers.push(statements.boxed());
     }
     if let Some(export) = &export {

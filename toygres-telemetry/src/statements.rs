@@ -2,7 +2,10 @@
 
 use crate::filter::is_traced;
 use crate::trace::PastStatement;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
@@ -36,22 +39,53 @@ where
     .with_max_level_hint(LevelFilter::DEBUG)
 }
 
-/// The layer.
-pub(crate) struct Statements;
-
+/// The layer. A program has few statements, so what is to be said of each is kept.
 #[derive(Default)]
-struct Said {
-    summary: String,
-    statement: String,
+pub(crate) struct Statements(RwLock<HashMap<u64, Known>>);
+
+#[derive(Clone)]
+struct Known {
+    name: Arc<str>,
+    text: Arc<str>,
+}
+
+/// Statements that are put together as they are needed may be many: then those kept so far are forgotten.
+const MOST_KNOWN: usize = 1000;
+
+impl Statements {
+    fn known(&self, text: &str) -> Known {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let key = hasher.finish();
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return known.clone();
+        }
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let known = Known {
+            name: name(&words).into(),
+            text: words.chars().take(LONGEST).collect::<String>().into(),
+        };
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST_KNOWN {
+            all.clear();
+        }
+        all.insert(key, known.clone());
+        known
+    }
+}
+
+/// What sqlx says of a statement. It is looked up where it stands: a copy of each would cost more than the rest.
+struct Said<'a> {
+    statements: &'a Statements,
+    known: Option<Known>,
     elapsed: f64,
 }
 
-impl Visit for Said {
+impl Visit for Said<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "summary" => self.summary = value.to_owned(),
-            "db.statement" => self.statement = value.to_owned(),
-            _ => {}
+        // A short statement is said as its own summary, which comes first.
+        if matches!(field.name(), "db.statement" | "summary") && !value.is_empty() {
+            self.known = Some(self.statements.known(value));
         }
     }
 
@@ -66,20 +100,20 @@ impl Visit for Said {
 
 impl<S: Subscriber> Layer<S> for Statements {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut said = Said::default();
-        event.record(&mut said);
-        // A short statement is said as its own summary.
-        let text = match said.statement.is_empty() {
-            true => said.summary,
-            false => said.statement,
+        let mut said = Said {
+            statements: self,
+            known: None,
+            elapsed: 0.0,
         };
-        let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        PastStatement {
-            name: name(&text),
-            text: text.chars().take(LONGEST).collect(),
-            took: Duration::try_from_secs_f64(said.elapsed).unwrap_or_default(),
+        event.record(&mut said);
+        if let Some(Known { name, text }) = said.known {
+            PastStatement {
+                name: name.to_string(),
+                text,
+                took: Duration::try_from_secs_f64(said.elapsed).unwrap_or_default(),
+            }
+            .emit();
         }
-        .emit();
     }
 }
 

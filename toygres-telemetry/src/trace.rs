@@ -8,6 +8,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -176,7 +177,7 @@ pub(crate) struct PastStatement {
     /// A bounded name.
     pub(crate) name: String,
     /// The statement.
-    pub(crate) text: String,
+    pub(crate) text: Arc<str>,
     /// How long it took.
     pub(crate) took: Duration,
 }
