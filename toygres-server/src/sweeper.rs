@@ -1,8 +1,8 @@
 //! The sweeper: finds what fell through, and puts it right.
 //!
 //! It starts actors that were never started, replaces actors that ended or stand still, removes what should be gone,
-//! reports what nobody knows, prunes what is old, and tells the metrics
-//! what is the same for all nodes. Everything it does can be done twice.
+//! reports what nobody knows, prunes what is old, and tells the metrics what is the same for all nodes. Everything it
+//! does can be done twice.
 
 use crate::service::Service;
 use std::sync::Arc;
@@ -76,7 +76,10 @@ impl Sweeper {
             return Ok(());
         }
         if self.observed.is_none_or(|at| at.elapsed() > OBSERVE_PERIOD) {
-            self.observe().await?;
+            // What is only told of must not keep the rest from being done.
+            if let Err(error) = self.observe().await {
+                tracing::debug!(detail = error.detail(), "the metrics were not told: {error}");
+            }
             self.observed = Some(Instant::now());
         }
         self.actors().await?;
