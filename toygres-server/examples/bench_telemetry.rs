@@ -38,21 +38,38 @@ async fn main() {
         return receive().await;
     }
     let program = value("--server").expect("--server PROGRAM");
-    let (rounds, creates) = (number("--rounds", 7), number("--creates", 100));
-    let (clients, requests) = (number("--clients", 8), number("--requests", 1000));
+    let (rounds, creates) = (number("--rounds", 30), number("--creates", 24));
+    let (clients, requests) = (number("--clients", 8), number("--requests", 300));
     let receiver = Receiver::start();
     let files = tempfile::tempdir().unwrap();
     let servers =
         VARIANTS.map(|variant| Server::start(Path::new(&program), variant, &receiver, files.path()));
 
+    // Rounds are short and each server is first in turn, request by request even, since the machine is not the same from
+    // one minute to the next. The first round only warms up.
     let mut measured: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
     for round in 0..=rounds {
-        // Each is first in turn; the first round only warms up.
+        let mut turn = Vec::new();
         for place in 0..servers.len() {
             let server = &servers[(round + place) % servers.len()];
-            let result = server.round(round, creates, clients, requests).await;
+            let (throughput, processor_ms) = server.change(round, creates, clients).await;
+            turn.push((server, throughput, processor_ms, Vec::with_capacity(requests)));
+        }
+        for _ in 0..requests {
+            for (server, _, _, times) in &mut turn {
+                times.push(server.get_ms().await);
+            }
+            turn.rotate_left(1);
+        }
+        for (server, throughput, processor_ms, mut times) in turn {
+            times.sort_unstable_by(f64::total_cmp);
             if round > 0 {
-                measured.entry(server.variant).or_default().push(result);
+                measured.entry(server.variant).or_default().push(Round {
+                    throughput,
+                    processor_ms,
+                    p50_ms: times[requests / 2],
+                    p99_ms: times[requests * 99 / 100],
+                });
             }
         }
     }
@@ -78,7 +95,7 @@ async fn main() {
             (*variant, numbers)
         })
         .collect();
-    // Round by round, since the machine is not the same from one minute to the next.
+    // Round by round.
     let more = |variant: &str, what: fn(&Round) -> f64| {
         let pairs = measured[variant].iter().zip(&measured["off"]);
         (median(pairs.map(|(with, without)| what(with) / what(without)).collect()) - 1.0) * 100.0
@@ -226,7 +243,8 @@ impl Server {
         }
     }
 
-    async fn round(&self, round: usize, creates: usize, clients: usize, requests: usize) -> Round {
+    /// Creates and deletes so many instances: how many a second, and the processor time of each in milliseconds.
+    async fn change(&self, round: usize, creates: usize, clients: usize) -> (f64, f64) {
         let processor = self.processor();
         let begun = Instant::now();
         stream::iter(0..creates)
@@ -243,21 +261,17 @@ impl Server {
             })
             .await;
         let throughput = creates as f64 / begun.elapsed().as_secs_f64();
-        let processor_ms = (self.processor() - processor) * 1000.0 / creates as f64;
-        let mut times = Vec::with_capacity(requests);
-        for _ in 0..requests {
-            let begun = Instant::now();
-            let (status, _) = self.call(Method::GET, "/api/instances?limit=10", None).await;
-            assert_eq!(status, 200);
-            times.push(begun.elapsed().as_secs_f64() * 1000.0);
-        }
-        times.sort_unstable_by(f64::total_cmp);
-        Round {
+        (
             throughput,
-            processor_ms,
-            p50_ms: times[requests / 2],
-            p99_ms: times[requests * 99 / 100],
-        }
+            (self.processor() - processor) * 1000.0 / creates as f64,
+        )
+    }
+
+    async fn get_ms(&self) -> f64 {
+        let begun = Instant::now();
+        let (status, _) = self.call(Method::GET, "/api/instances?limit=10", None).await;
+        assert_eq!(status, 200);
+        begun.elapsed().as_secs_f64() * 1000.0
     }
 
     /// Processor time so far, in seconds.

@@ -108,6 +108,15 @@ async fn a_server_tells_the_whole_story() {
     let of_delete = answer.headers()["x-trace-id"].to_str().unwrap().to_owned();
     let accepted = serde_json::from_value(answer.json().await.unwrap()).unwrap();
     assert_eq!(server.ended(&accepted).await.state, OperationState::Succeeded);
+    // The actor ends after the operation.
+    wait_for("the actor's end", LIMIT, async || {
+        let spans = receiver.spans();
+        spans
+            .iter()
+            .any(|span| span.name == "instance-actor")
+            .then_some(())
+    })
+    .await;
     server.stop().await;
     telemetry.flush().await;
 
@@ -170,7 +179,10 @@ async fn a_server_tells_the_whole_story() {
         .iter()
         .filter(|span| span.name == "instance-actor")
         .collect();
-    assert!(!rounds.is_empty() && rounds.iter().all(|span| span.parent_span_id.is_empty()));
+    assert!(
+        rounds.iter().all(|span| span.parent_span_id.is_empty()),
+        "{rounds:?}"
+    );
     assert!(rounds.iter().all(|span| span.links == [begun]), "{rounds:?}");
     assert!(rounds.iter().all(|span| span.trace_id != begun));
 

@@ -3,6 +3,7 @@
 use crate::config::OtlpConfig;
 use crate::events::{Event, ItemsHandled, Signal};
 use crate::exemplar::Exemplars;
+use crate::filter::is_plumbing;
 use crate::otlp;
 use opentelemetry::logs::Severity;
 use opentelemetry::{Context, InstrumentationScope};
@@ -157,7 +158,9 @@ pub(crate) struct Counted<T> {
 
 impl<P: LogProcessor> LogProcessor for Counted<P> {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if self.waiting.admit() {
+        // What the exporters say of a record would be another record.
+        let is_own = record.target().is_some_and(|target| is_plumbing(target));
+        if !is_own && self.waiting.admit() {
             self.inner.emit(record, scope);
         }
     }

@@ -5,13 +5,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind, Result};
 use tracing::callsite::Identifier;
+use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::Filter;
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// Never recorded, whatever the configured filter says: duroxide-pg opens INFO spans whose fields hold whole payloads
 /// (design: "engine", fact 4), and the client of Kubernetes warns of an answer that it can't read with all of its
 /// text, which may be a secret.
-const NEVER_RECORDED: [&str; 2] = ["duroxide::providers::postgres=off", "kube_client::client=off"];
+const NEVER_RECORDED: [&str; 2] = ["duroxide::providers::postgres", "kube_client::client"];
 
 /// What the exporters themselves are made of. Exported, each line of theirs would make another.
 const PLUMBING: [&str; 8] = [
@@ -28,9 +31,12 @@ const PLUMBING: [&str; 8] = [
 /// The exporters say of each batch that it failed. Of each place in their code one line in so long is enough.
 const CALM: Duration = Duration::from_secs(60);
 
+/// What `RUST_LOG` says is written.
+pub(crate) type Directives = Box<dyn Filter<Registry> + Send + Sync>;
+
 /// The filter that these directives are.
-pub(crate) fn by_directives(directives: &str) -> Result<EnvFilter> {
-    let mut filter = EnvFilter::try_new(directives).map_err(|cause| {
+pub(crate) fn by_directives(directives: &str) -> Result<Directives> {
+    let unreadable = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(
             ErrorKind::Config,
             "log_filter",
@@ -38,12 +44,23 @@ pub(crate) fn by_directives(directives: &str) -> Result<EnvFilter> {
         )
         .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
         .source(cause)
-    })?;
-    for never in NEVER_RECORDED {
-        let never = never.parse().map_err(|_| Error::internal("log directive"))?;
-        filter = filter.add_directive(never);
+    };
+    // Those that name spans and fields keep track of every step into and out of a span, which has its price.
+    if !directives.contains('[') {
+        let mut targets: Targets = directives
+            .parse()
+            .map_err(|cause: ParseError| unreadable(cause.into()))?;
+        for never in NEVER_RECORDED {
+            targets = targets.with_target(never, LevelFilter::OFF);
+        }
+        return Ok(Box::new(targets));
     }
-    Ok(filter)
+    let mut filter = EnvFilter::try_new(directives).map_err(|cause| unreadable(cause.into()))?;
+    for never in NEVER_RECORDED {
+        let never = format!("{never}=off").parse();
+        filter = filter.add_directive(never.map_err(|_| Error::internal("log directive"))?);
+    }
+    Ok(Box::new(filter))
 }
 
 /// Whether this is said by what the exporters are made of.
@@ -68,9 +85,17 @@ pub(crate) fn is_traced(metadata: &Metadata<'_>) -> bool {
 pub(crate) struct Calm(Mutex<HashMap<Identifier, Instant>>);
 
 impl Calm {
+    /// Whether it must be asked each time.
+    pub(crate) fn interest(metadata: &Metadata<'_>) -> Interest {
+        match !metadata.is_span() && is_plumbing(metadata.target()) {
+            true => Interest::sometimes(),
+            false => Interest::always(),
+        }
+    }
+
     /// Whether this may be said now: of what the exporters say warnings only, each once in a while.
     pub(crate) fn allows(&self, metadata: &Metadata<'_>) -> bool {
-        if metadata.is_span() || !is_plumbing(metadata.target()) {
+        if Self::interest(metadata).is_always() {
             return true;
         }
         if *metadata.level() > Level::WARN {

@@ -5,79 +5,103 @@ use crate::config::TelemetryConfig;
 use opentelemetry::trace::TraceContextExt;
 use serde_json::{Map, Value};
 use std::fmt;
+use std::io::Write;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// The event format.
-pub(crate) struct Flat {
+/// The layer.
+pub(crate) struct JsonLines<W> {
+    writer: W,
     service_name: String,
     service_version: String,
 }
 
-impl Flat {
-    pub(crate) fn new(config: &TelemetryConfig) -> Self {
+impl<W> JsonLines<W> {
+    pub(crate) fn new(config: &TelemetryConfig, writer: W) -> Self {
         Self {
+            writer,
             service_name: config.service_name.clone(),
             service_version: config.service_version.clone(),
         }
     }
 }
 
-struct Collect<'a>(&'a mut Map<String, Value>);
+/// What an event or a span says; a span's are kept with it, so that they are read once and not for each line.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
 
-impl Visit for Collect<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0
-            .insert(field.name().to_owned(), format!("{value:?}").into());
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        // These speak to the tracer.
+        if !field.name().starts_with("otel.") {
+            self.0.insert(field.name().to_owned(), value.into());
+        }
     }
 }
 
-impl<S> FormatEvent<S, JsonFields> for Flat
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
+impl<S, W> Layer<S> for JsonLines<W>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, JsonFields>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut line = Map::new();
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().replace(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
-            let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<JsonFields>>();
-            if let Some(Ok(Value::Object(fields))) = fields.map(|f| serde_json::from_str(&f.fields)) {
-                line.extend(fields);
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = Fields::default();
+        let scope = context.event_scope(event);
+        for span in scope.into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                line.0.extend(fields.0.clone());
             }
         }
-        event.record(&mut Collect(&mut line));
+        event.record(&mut line);
         // What every line has comes last, so that no field can stand in its place.
+        let Fields(mut line) = line;
         let metadata = event.metadata();
         let mut timestamp = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        SystemTime.format_time(&mut Writer::new(&mut timestamp)).ok();
         line.insert("timestamp".to_owned(), timestamp.into());
         line.insert("level".to_owned(), metadata.level().as_str().into());
         line.insert("target".to_owned(), metadata.target().into());
@@ -91,11 +115,12 @@ where
                 line.insert("span_id".to_owned(), here.span_id().to_string().into());
             }
         });
-        writeln!(
-            writer,
-            "{}",
-            serde_json::to_string(&line).map_err(|_| fmt::Error)?
-        )
+        let text = format!("{}\n", Value::Object(line));
+        // Whoever can't write a line has nowhere to say so.
+        self.writer
+            .make_writer_for(metadata)
+            .write_all(text.as_bytes())
+            .ok();
     }
 }
 
@@ -122,18 +147,25 @@ mod tests {
     fn a_line_holds_the_fields_of_the_event_and_of_its_spans() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .fmt_fields(JsonFields::new())
-            .event_format(Flat::new(&TelemetryConfig::read(&|_| None)))
-            .with_writer(move || writer.clone());
+        let layer = JsonLines::new(&TelemetryConfig::read(&|_| None), move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            let _span = tracing::info_span!("operation", operation_id = "op-1", level = "forged").entered();
+            let _span = tracing::info_span!(
+                "operation",
+                operation_id = "op-1",
+                level = "forged",
+                found = tracing::field::Empty,
+                otel.name = "x"
+            )
+            .entered();
+            _span.record("found", 3);
             tracing::warn!(attempt = 2, "it did not work \n \"yet\"");
         });
         let bytes = buffer.0.lock().unwrap().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(line["operation_id"], "op-1");
         assert_eq!(line["attempt"], 2);
+        assert_eq!(line["found"], 3);
+        assert_eq!(line.get("otel.name"), None);
         assert_eq!(line["message"], "it did not work \n \"yet\"");
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["service.name"], "toygres");

@@ -34,7 +34,8 @@ pub use events::Event;
 use events::{ItemsHandled, Signal};
 use exemplar::Exemplars;
 use export::{Counted, KeepMark, MetricExporter, Waiting};
-use filter::{Calm, by_directives, is_plumbing, is_traced};
+use filter::{Calm, Directives, by_directives, is_traced};
+use json::JsonLines;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
@@ -52,10 +53,9 @@ use toygres_models::{Error, ErrorKind, Result};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, dynamic_filter_fn, filter_fn};
-use tracing_subscriber::fmt::format::JsonFields;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{Layer, Registry};
 
 /// Days of log files that are kept.
 const LOG_FILES_KEPT: usize = 14;
@@ -107,7 +107,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
         }
     };
     // Read before, so that it can be read again.
-    let filter = || by_directives(directives).unwrap_or_default();
+    let filter = || by_directives(directives).unwrap_or_else(|_| Box::new(LevelFilter::INFO));
     let file = config.file.as_deref().and_then(|path| match open(path) {
         Ok(appender) => Some(appender),
         Err(error) => {
@@ -141,15 +141,18 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             .with_error_events_to_status(true)
             .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::DEBUG));
         layers.push(layer.boxed());
-        let statements = statements::Statements::default().with_filter(statements::within_a_span());
-        layers.push(statements.boxed());
+        // Without export nobody sees them.
+        if export.is_some() {
+            let statements = statements::Statements::new(tracer.tracer("toygres"));
+            layers.push(statements.with_filter(statements::within_a_span()).boxed());
+        }
     }
+    let mut lines: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     if let Some(export) = &export {
         let layer = OpenTelemetryTracingBridge::builder(&export.logger)
             .with_tracing_span_attributes(TracingSpanAttributes::allowlist(SPAN_FIELDS))
-            .build()
-            .with_filter(written(filter()).and(filter_fn(|metadata| !is_plumbing(metadata.target()))));
-        layers.push(layer.boxed());
+            .build();
+        lines.push(layer.boxed());
     }
     let mut guard = None;
     if let Some(appender) = file {
@@ -158,44 +161,25 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             .finish(appender);
         count_lost_lines(writer.error_counter());
         guard = Some(worker);
-        let layer = tracing_subscriber::fmt::layer()
-            .fmt_fields(JsonFields::new())
-            .event_format(json::Flat::new(config))
-            .with_writer(writer)
-            .with_filter(written(filter()));
-        layers.push(layer.boxed());
+        lines.push(JsonLines::new(config, writer).boxed());
     }
     let console = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match config.console {
         None => {}
-        Some(ConsoleFormat::Pretty) => layers.push(
-            console
-                .with_target(false)
-                .with_ansi(is_terminal)
-                .with_filter(written(filter()))
-                .boxed(),
-        ),
-        Some(ConsoleFormat::Compact) => layers.push(
-            console
-                .compact()
-                .with_ansi(false)
-                .with_filter(written(filter()))
-                .boxed(),
-        ),
-        Some(ConsoleFormat::Json) => layers.push(
-            console
-                .fmt_fields(JsonFields::new())
-                .event_format(json::Flat::new(config))
-                .with_filter(written(filter()))
-                .boxed(),
-        ),
+        Some(ConsoleFormat::Pretty) => {
+            lines.push(console.with_target(false).with_ansi(is_terminal).boxed());
+        }
+        Some(ConsoleFormat::Compact) => lines.push(console.compact().with_ansi(false).boxed()),
+        Some(ConsoleFormat::Json) => lines.push(JsonLines::new(config, std::io::stderr).boxed()),
     }
-    // After all others, which have then done with the line that is said again.
+    // One filter for all: each is asked at every step into and out of a span.
+    layers.push(lines.with_filter(written(filter())).boxed());
+    // Last, when all others have done with the line that is said again.
     let again = engine_lines::EngineLines.with_filter(filter().and(filter_fn(engine_lines::is_engines)));
+    layers.push(again.boxed());
     tracing_subscriber::registry()
         .with(layers)
-        .with(again)
         .try_init()
         .map_err(|cause| {
             Error::new(
@@ -212,14 +196,14 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
 }
 
 /// The lines that are written: those of the filter, but what comes too often, and what is said again.
-fn written<S>(filter: EnvFilter) -> impl tracing_subscriber::layer::Filter<S> + Send + Sync + 'static
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-{
+fn written(filter: Directives) -> impl Filter<Registry> + Send + Sync + 'static {
     let calm = Calm::default();
     filter
         .and(filter_fn(|metadata| !engine_lines::is_engines(metadata)))
-        .and(dynamic_filter_fn(move |metadata, _| calm.allows(metadata)))
+        .and(
+            dynamic_filter_fn(move |metadata, _| calm.allows(metadata))
+                .with_callsite_filter(|metadata| Calm::interest(metadata)),
+        )
 }
 
 fn resource(config: &TelemetryConfig) -> Resource {
@@ -429,21 +413,24 @@ mod tests {
 
     #[test]
     fn what_may_tell_secrets_is_not_recorded() {
-        let written = Written::default();
-        let writer = written.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(move || writer.clone())
-            .with_filter(by_directives("trace,kube_client=trace").unwrap());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info!(target: "duroxide::providers::postgres", "a payload");
-            tracing::warn!(target: "kube_client::client", "a secret");
-            tracing::debug!(target: "kube_client::config", "harmless");
-        });
-        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        assert!(written.contains("harmless"), "{written}");
-        assert!(
-            !written.contains("a payload") && !written.contains("a secret"),
-            "{written}"
-        );
+        // Also by directives that name a span.
+        for directives in ["trace,kube_client=trace", "trace,kube_client=trace,[a_span]=info"] {
+            let written = Written::default();
+            let writer = written.clone();
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || writer.clone())
+                .with_filter(by_directives(directives).unwrap());
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                tracing::info!(target: "duroxide::providers::postgres", "a payload");
+                tracing::warn!(target: "kube_client::client", "a secret");
+                tracing::debug!(target: "kube_client::config", "harmless");
+            });
+            let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert!(written.contains("harmless"), "{written}");
+            assert!(
+                !written.contains("a payload") && !written.contains("a secret"),
+                "{written}"
+            );
+        }
     }
 }

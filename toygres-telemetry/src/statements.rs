@@ -2,6 +2,7 @@
 
 use crate::filter::is_traced;
 use crate::trace::PastStatement;
+use opentelemetry_sdk::trace::SdkTracer;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -40,8 +41,10 @@ where
 }
 
 /// The layer. A program has few statements, so what is to be said of each is kept.
-#[derive(Default)]
-pub(crate) struct Statements(RwLock<HashMap<u64, Known>>);
+pub(crate) struct Statements {
+    tracer: SdkTracer,
+    known: RwLock<HashMap<u64, Known>>,
+}
 
 #[derive(Clone)]
 struct Known {
@@ -53,11 +56,23 @@ struct Known {
 const MOST_KNOWN: usize = 1000;
 
 impl Statements {
+    pub(crate) fn new(tracer: SdkTracer) -> Self {
+        Self {
+            tracer,
+            known: RwLock::default(),
+        }
+    }
+
     fn known(&self, text: &str) -> Known {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let key = hasher.finish();
-        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(known) = self
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+        {
             return known.clone();
         }
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -65,7 +80,7 @@ impl Statements {
             name: name(&words).into(),
             text: words.chars().take(LONGEST).collect::<String>().into(),
         };
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST_KNOWN {
             all.clear();
         }
@@ -112,7 +127,7 @@ impl<S: Subscriber> Layer<S> for Statements {
                 text,
                 took: Duration::try_from_secs_f64(said.elapsed).unwrap_or_default(),
             }
-            .emit();
+            .emit(&self.tracer);
         }
     }
 }

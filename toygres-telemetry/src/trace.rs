@@ -6,7 +6,7 @@ use opentelemetry::trace::{
     TraceState, Tracer,
 };
 use opentelemetry::{Context, KeyValue, global};
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -184,7 +184,7 @@ pub(crate) struct PastStatement {
 
 impl PastStatement {
     /// Writes it.
-    pub(crate) fn emit(self) {
+    pub(crate) fn emit(self, tracer: &SdkTracer) {
         use opentelemetry::trace::Span;
         let end = SystemTime::now();
         let builder = SpanBuilder::from_name(self.name)
@@ -194,7 +194,7 @@ impl PastStatement {
                 KeyValue::new("db.system.name", "postgresql"),
                 KeyValue::new("db.query.text", self.text),
             ]);
-        let mut span = global::tracer("toygres").build_with_context(builder, &Context::current());
+        let mut span = Context::map_current(|here| tracer.build_with_context(builder, here));
         span.end_with_timestamp(end);
     }
 }

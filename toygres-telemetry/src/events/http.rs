@@ -34,9 +34,9 @@ impl Event for RequestAnswered<'_> {
             &[method, route, &word],
         );
         let elapsed_ms = seconds * 1000.0;
-        match route {
-            // Probes come every few seconds and say nothing new.
-            "/health" | "/livez" | "/readyz" => tracing::debug!(status, elapsed_ms, "answered"),
+        // Who polls, lists and probes would fill the log with what metrics and traces tell.
+        match method {
+            "GET" | "HEAD" if status < 400 => tracing::debug!(status, elapsed_ms, "answered"),
             _ => tracing::info!(status, elapsed_ms, "answered"),
         }
     }
