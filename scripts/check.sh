@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Checks everything that is not a test: format, lints, documentation, scripts, golden files, and the rules of the
-# architecture that can be searched for. Runs all checks, then says which failed.
+# Checks everything that is not a test: format, lints, documentation, scripts, golden files, the rules of the
+# architecture that can be searched for, and Prometheus' configuration with its rules. Runs all checks, then says which
+# failed.
 #
 #   scripts/check.sh
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/tools.sh
+. "$ROOT/scripts/tools.sh"
 
 case ${1:-} in
     '') ;;
@@ -65,9 +68,20 @@ architecture() {
     return "$status"
 }
 
+# With the rules' own tests: what they compute of made-up series, and when each alert fires.
+prometheus() {
+    local programs status=0
+    programs=$(prometheus_programs) || return 1
+    "$programs/promtool" check config --lint-fatal observability/prometheus.yml || status=1
+    "$programs/promtool" check rules --lint-fatal observability/prometheus-rules.yml || status=1
+    (cd observability/tests && "$programs/promtool" test rules rules_test.yml) || status=1
+    return "$status"
+}
+
 check "format" cargo fmt --all --check
 check "scripts" scripts
 check "architecture" architecture
+check "Prometheus" prometheus
 check "lints" cargo clippy --workspace --all-targets --all-features --locked --quiet -- -D warnings
 check "documentation" documentation
 check "golden files" golden
