@@ -35,12 +35,11 @@ for argument in "$@"; do
     esac
 done
 
-# The real receivers of telemetry. Where they can't be had, the tests that ask them say that they are skipped.
-if programs=$(scripts/install-observability.sh); then
-    TOYGRES_TEST_COLLECTOR=$(sed -n 's/^collector=//p' <<<"$programs")
-    TOYGRES_TEST_PROMETHEUS=$(sed -n 's/^prometheus=//p' <<<"$programs")
-    export TOYGRES_TEST_COLLECTOR TOYGRES_TEST_PROMETHEUS
-fi
+# The real receivers of telemetry. Where one can't be had, the tests that ask it say that they are skipped.
+programs=$(scripts/install-observability.sh) || true
+while IFS='=' read -r name path; do
+    if [[ -n $path ]]; then export "TOYGRES_TEST_${name^^}=$path"; fi
+done <<<"$programs"
 
 # Every process of this run is known by the mark in its environment, or, where a program is started with an environment
 # of its own, by the directory that it works in. PostgreSQL's user must be able to go there.
