@@ -2,7 +2,7 @@
 
 use crate::cluster::needed;
 use crate::wait_for;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,17 +41,22 @@ impl Observability {
         let [_, _, exported, _, own, prometheus_port] = ports;
         let configuration = std::fs::read_to_string(shared("prometheus.yml")).unwrap();
         let configuration = [
-            ("127.0.0.1:8889", format!("127.0.0.1:{exported}")),
-            ("127.0.0.1:8888", format!("127.0.0.1:{own}")),
-            ("127.0.0.1:9090", format!("127.0.0.1:{prometheus_port}")),
-            ("scrape_interval: 15s", "scrape_interval: 1s".to_owned()),
-            ("scrape_timeout: 10s", "scrape_timeout: 1s".to_owned()),
+            ("scrape_interval: 15s", "scrape_interval: 1s"),
+            ("scrape_timeout: 10s", "scrape_timeout: 1s"),
         ]
         .into_iter()
         .fold(configuration, |text, (from, to)| {
             assert!(text.contains(from), "prometheus.yml has no {from}");
-            text.replace(from, &to)
+            text.replace(from, to)
         });
+        let targets = [
+            ("toygres", exported),
+            ("otel-collector", own),
+            ("prometheus", prometheus_port),
+        ]
+        .map(|(job, port)| json!({"labels": {"job": job}, "targets": [format!("127.0.0.1:{port}")]}));
+        let targets = serde_json::to_string(&targets).unwrap();
+        std::fs::write(directory.join("prometheus-targets.yml"), targets).unwrap();
         let file = directory.join("prometheus.yml");
         std::fs::write(&file, configuration).unwrap();
         let child = Command::new(prometheus)
