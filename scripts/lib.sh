@@ -201,19 +201,25 @@ recorded_pid() {
     [[ $pid =~ ^[1-9][0-9]*$ ]] && echo "$pid"
 }
 
-# Prints the pid of the server that runs on this home. The number may belong to another program by now, so the process
-# must have the home's lock file open.
-server_pid() {
-    local home pid open
-    home=$(toygres_home)
-    pid=$(recorded_pid "$home/server.pid") || return 1
+# recorded_holder PID-FILE FILE: prints the pid on the first line of a file. The number may belong to another program by
+# now, so the process must have FILE open.
+recorded_holder() {
+    local pid open
+    pid=$(recorded_pid "$1") || return 1
     for open in "/proc/$pid/fd"/*; do
-        if [[ $open -ef $home/server.lock ]]; then
+        if [[ $open -ef $2 ]]; then
             echo "$pid"
             return
         fi
     done
     return 1
+}
+
+# Prints the pid of the server that runs on this home: it has the home's lock file open.
+server_pid() {
+    local home
+    home=$(toygres_home)
+    recorded_holder "$home/server.pid" "$home/server.lock"
 }
 
 # works_on PID DIRECTORY: whether the process is a PostgreSQL program at work in this directory or just below.

@@ -2,17 +2,24 @@
 # Sets up and starts the control plane on this machine: checks what is needed, installs what is missing (with apt on
 # Debian and Ubuntu as root; elsewhere it says what to install), builds, starts, waits until it is ready.
 #
-#   scripts/start-control-plane.sh [--demo] [--name NAME]
+#   scripts/start-control-plane.sh [--demo] [--name NAME] [--no-observability]
 #
-#   --demo       also makes a first database, or takes the one that is there, and proves it with a query
-#   --name NAME  the name of that database (demo)
+#   --demo              also makes a first database, or takes the one that is there, and proves it with a query
+#   --name NAME         the name of that database (demo)
+#   --no-observability  without the observability stack
 #
+# What is installed of the observability stack is started too (scripts/start-observability.sh), and the server exports to
+# it, unless OTEL_EXPORTER_OTLP_ENDPOINT says where to.
 # TOYGRES_HOME and the other variables of the README's table are honoured.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/tools.sh
+. "$ROOT/scripts/tools.sh"
+# shellcheck source=scripts/observability.sh
+. "$ROOT/scripts/observability.sh"
 
-demo='' name=demo
+demo='' name=demo observability=yes
 while [[ $# -gt 0 ]]; do
     case $1 in
         --demo) demo=yes ;;
@@ -20,6 +27,7 @@ while [[ $# -gt 0 ]]; do
             name=${2:?--name needs a name}
             shift
             ;;
+        --no-observability) observability='' ;;
         -h | --help)
             usage
             exit
@@ -33,6 +41,18 @@ step "Checking what is needed"
 need_packages cc pkg-config openssl postgres psql curl
 need_toolchain
 program=$(TOYGRES_BUILD_PROGRESS=yes build_program)
+
+if [[ -n $observability ]]; then
+    if has_command docker || installed_component otel-collector >/dev/null; then
+        # What is wrong with it is said, and does not keep the server from running.
+        "$ROOT/scripts/start-observability.sh" --installed || say "the server runs without what is missing of it"
+        if is_healthy otel-collector && { runs_natively || runs_in_containers; }; then
+            export OTEL_EXPORTER_OTLP_ENDPOINT=${OTEL_EXPORTER_OTLP_ENDPOINT:-http://localhost:$TOYGRES_COLLECTOR_GRPC_PORT}
+        fi
+    else
+        say "without observability: neither Docker nor scripts/install-observability.sh's programs are there"
+    fi
+fi
 
 step "Starting"
 "$program" server start >&2
@@ -63,7 +83,7 @@ cat <<END
 
 API     $url/api/instances
 health  $url/health
-
+$(if is_healthy grafana; then echo "Grafana $grafana_url"; fi)
 next    ./toygres create shop --wait
         ./toygres list
         ./toygres psql shop

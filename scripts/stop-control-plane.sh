@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stops the control plane of this machine. Databases go on, unless they are to stop too; their data stays in any case.
+# Stops the control plane of this machine, and the observability stack with it. Databases go on, unless they are to stop
+# too; all data stays in any case.
 #
 #   scripts/stop-control-plane.sh [--all]
 #
@@ -48,6 +49,8 @@ else
 fi
 # Left behind only by a server that was killed.
 stop_postgres control
+# After the server, which sends what it still has.
+if [[ -d $(toygres_home)/observability ]]; then "$ROOT/scripts/stop-observability.sh"; fi
 if [[ -n $all ]]; then
     stop_postgres 'instances/*'
     say "stopped; databases stopped: $stopped; their data is kept in $(postgres_home)/instances"
