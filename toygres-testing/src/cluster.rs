@@ -24,7 +24,8 @@ pub fn devcluster(test: &str) -> Option<PathBuf> {
     needed(test, "TOYGRES_TEST_DEVCLUSTER")
 }
 
-pub(crate) fn needed(test: &str, name: &str) -> Option<PathBuf> {
+/// What this variable of `scripts/test.sh` names. `None` without it, after saying that the test of this name is skipped.
+pub fn needed(test: &str, name: &str) -> Option<PathBuf> {
     let found = variable(name);
     if found.is_none() {
         let line = format!("SKIPPED: {test}: {name} is not set\n");

@@ -23,7 +23,7 @@ mod server;
 mod stub;
 mod wait;
 
-pub use cluster::{devcluster, kubeconfig};
+pub use cluster::{devcluster, kubeconfig, needed};
 pub use home::TestHome;
 #[cfg(feature = "kubernetes")]
 pub use namespace::TestNamespace;

@@ -1,0 +1,188 @@
+//! Every query, of panels, links and pages, is read by the program that it is for.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+use toygres_dashboards::Language::{self, LogQl, PromQl, ServiceMap, TraceQl};
+use toygres_dashboards::{dashboards, document, panels, substitute, use_cases};
+use toygres_testing::{needed, wait_for};
+
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A program of `observability/` without data. It ends when this is dropped.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Program {
+    async fn start(command: &mut Command, directory: &Path, ready: &str) -> Self {
+        let log = std::fs::File::create(directory.join("log")).unwrap();
+        let child = command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut this = Self(child);
+        wait_for(ready, START_LIMIT, || {
+            let ended = this.0.try_wait().unwrap();
+            let said = || std::fs::read_to_string(directory.join("log")).unwrap();
+            assert!(ended.is_none(), "it ended: {}", said());
+            async { reqwest::get(ready).await.ok()?.error_for_status().ok().map(drop) }
+        })
+        .await;
+        this
+    }
+}
+
+/// One of Loki and Tempo, with its configuration.
+async fn start(program: &Path, name: &str, directory: &Path) -> (Program, String) {
+    let prefix = format!("TOYGRES_{}", name.to_uppercase());
+    let port = free_port();
+    let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("../observability");
+    let file = match name {
+        "loki" => "loki-config.yaml",
+        _ => "tempo.yaml",
+    };
+    let mut command = Command::new(program);
+    command
+        .arg(format!("-config.file={}", configuration.join(file).display()))
+        .arg("-config.expand-env=true")
+        .env(format!("{prefix}_PORT"), port.to_string())
+        .env(format!("{prefix}_GRPC_PORT"), free_port().to_string())
+        .env(format!("{prefix}_OTLP_PORT"), free_port().to_string())
+        .env(format!("{prefix}_DATA"), directory);
+    let url = format!("http://127.0.0.1:{port}");
+    let program = Program::start(&mut command, directory, &format!("{url}/ready")).await;
+    (program, url)
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// All queries in this language, and where they stand.
+fn queries(language: Language) -> Vec<(String, String)> {
+    let of_panels = panels()
+        .filter(|asked| asked.query.language == language)
+        .map(|asked| (asked.panel.title, asked.query.text));
+    let mut all: Vec<(String, String)> = of_panels.collect();
+    for case in use_cases() {
+        let queries = case
+            .queries
+            .into_iter()
+            .filter(|query| query.language == language);
+        all.extend(queries.map(|query| (case.question.to_owned(), query.query)));
+    }
+    for dashboard in dashboards() {
+        let title = dashboard.board.title();
+        for panel in &dashboard.panels {
+            let link = match language {
+                LogQl => dashboard.logs,
+                TraceQl => dashboard.traces_of(panel),
+                PromQl | ServiceMap => continue,
+            };
+            all.push((format!("{title}: link of {}", panel.title), link.to_owned()));
+        }
+    }
+    let page = document();
+    let examples = page.lines().filter_map(|line| line.strip_prefix("    "));
+    let examples = examples.filter(|line| match language {
+        LogQl => line.contains("{service_name="),
+        TraceQl => line.contains("{resource."),
+        PromQl | ServiceMap => false,
+    });
+    all.extend(examples.map(|line| ("DASHBOARDS.md".to_owned(), line.to_owned())));
+    for (_, query) in &mut all {
+        *query = substitute(query).unwrap();
+    }
+    all
+}
+
+/// Puts every query to this address, with the parameter and others.
+async fn all_are_read(language: Language, url: &str, parameter: &str, others: &[(&str, &str)]) {
+    let http = reqwest::Client::new();
+    let read = async |query: &str| {
+        let request = http.get(url).query(&[(parameter, query)]).query(others);
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (
+            status.is_success(),
+            format!("{status}: {}", answer.text().await.unwrap()),
+        )
+    };
+    let (was_read, _) = read("sum(nonsense{").await;
+    assert!(!was_read, "{url} takes anything");
+    let queries = queries(language);
+    assert!(!queries.is_empty());
+    let mut wrong = Vec::new();
+    for (place, query) in &queries {
+        let (was_read, said) = read(query).await;
+        if !was_read {
+            wrong.push(format!("{place}: {query}\n    {said}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        queries.len(),
+        wrong.join("\n")
+    );
+}
+
+fn program(test: &str, variable: &str) -> Option<(PathBuf, tempfile::TempDir)> {
+    let program = needed(&format!("queries::{test}"), variable)?;
+    Some((program, tempfile::tempdir().unwrap()))
+}
+
+#[tokio::test]
+async fn prometheus_reads_them() {
+    let Some((program, directory)) = program("prometheus_reads_them", "TOYGRES_TEST_PROMETHEUS") else {
+        return;
+    };
+    let file = directory.path().join("prometheus.yml");
+    std::fs::write(&file, "scrape_configs: []\n").unwrap();
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let mut command = Command::new(program);
+    command
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            directory.path().join("data").display()
+        ))
+        .arg(format!(
+            "--web.listen-address={}",
+            url.trim_start_matches("http://")
+        ));
+    let _running = Program::start(&mut command, directory.path(), &format!("{url}/-/ready")).await;
+    // Asked, not only read: what Prometheus finds wrong only then is found as well.
+    all_are_read(PromQl, &format!("{url}/api/v1/query"), "query", &[]).await;
+    all_are_read(ServiceMap, &format!("{url}/api/v1/query"), "query", &[]).await;
+}
+
+#[tokio::test]
+async fn loki_reads_them() {
+    let Some((program, directory)) = program("loki_reads_them", "TOYGRES_TEST_LOKI") else {
+        return;
+    };
+    let (_running, url) = start(&program, "loki", directory.path()).await;
+    let others = [("since", "1h"), ("step", "60")];
+    all_are_read(LogQl, &format!("{url}/loki/api/v1/query_range"), "query", &others).await;
+}
+
+#[tokio::test]
+async fn tempo_reads_them() {
+    let Some((program, directory)) = program("tempo_reads_them", "TOYGRES_TEST_TEMPO") else {
+        return;
+    };
+    let (_running, url) = start(&program, "tempo", directory.path()).await;
+    all_are_read(TraceQl, &format!("{url}/api/search"), "q", &[("limit", "20")]).await;
+}
