@@ -7,8 +7,8 @@ const HEAD: &str = "\
 # Dashboards
 
 Made from the program: `cargo test -p toygres-dashboards golden` says how to renew this page and the files in
-`grafana/dashboards`. What is in them is said in `toygres-dashboards/src/boards`; Grafana lists them in the folder Toygres
-at <http://localhost:3001>, and asks again every ten seconds.
+`grafana/dashboards`. What is in them is said in `toygres-dashboards/src/boards`; Grafana lists them in the folder
+Toygres at <http://localhost:3001>, and asks again every ten seconds.
 
 Each panel is a question. Its description says what it shows, what to do when it looks bad and where to look next; its
 links lead to the logs and traces of what it shows.
@@ -27,13 +27,13 @@ In Grafana: Explore, and Prometheus, Loki or Tempo. All metrics and their labels
 - A success rate has sums on both sides; without them each series is divided by itself, and the rate is always 1.
 - Gauges of the database are told by one node: `max by (...)`, as the series of the node before lingers.
 - `increase` begins with the second sample of a series, and a failure may be the first of its sort. What is rare is
-  therefore counted as `increase(m[1h]) and m offset 1h or last_over_time(m[1h])`: series that were not there an hour ago
-  count from zero.
+  therefore counted as `increase(m[1h]) and m offset 1h or last_over_time(m[1h])`: series that were not there an hour
+  ago count from zero.
 - `toygres_drift` and the counters of failures have no series while there is nothing to tell: `or vector(0)`.
 
 **Logs** (LogQL). `service_name` is a label; `level`, `instance_name`, `instance_id`, `user_name`, `operation_id`,
-`orchestration_id`, `orchestration_name`, `execution_id`, `activity_name`, `trace_id` and `span_id` are fields of each line
-that need no parser:
+`orchestration_id`, `orchestration_name`, `execution_id`, `activity_name`, `trace_id` and `span_id` are fields of each
+line that need no parser:
 
     {service_name="toygres"} | level="ERROR"
     {service_name="toygres"} | orchestration_name="create-instance"
@@ -53,8 +53,8 @@ that need no parser:
 3. **Trace.** The longest bar is what was waited for: an activity, a SQL statement, a call of Kubernetes.
 4. **Logs.** "Logs for this span" shows what was said meanwhile. A line has `trace_id` the other way round, and
    `instance_name` to find all about that database.
-5. **Metrics.** "Related metrics" of the span shows how often that operation is so slow, and the panel's links lead to the
-   dashboard that says more.
+5. **Metrics.** "Related metrics" of the span shows how often that operation is so slow, and the panel's links lead to
+   the dashboard that says more.
 
 ## What operators come with
 

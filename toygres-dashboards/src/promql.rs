@@ -47,7 +47,7 @@ pub const SPAN_DURATION: Other = other("traces_spanmetrics_duration_seconds", SP
 /// Requests from one service to another.
 pub const GRAPH_REQUESTS: Other = other(
     "traces_service_graph_request_total",
-    &["client", "server", "connection_type"],
+    &["client", "server", "connection_type", "failed"],
 );
 /// Those that failed.
 pub const GRAPH_FAILED: Other = other(
@@ -178,6 +178,11 @@ pub fn told_by(labels: &str, of: impl Into<Selector>) -> String {
 /// The part of the whole; none where the whole is nothing.
 pub fn share(part: impl fmt::Display, whole: impl fmt::Display) -> String {
     format!("{part} / ({whole} > 0)")
+}
+
+/// The part of all of them together; where there is none, or none of the part, it is zero.
+pub fn part(part: impl fmt::Display, whole: impl fmt::Display) -> String {
+    or_zero(share(format!("({})", or_zero(sum(part))), sum(whole)))
 }
 
 /// Absence is zero.

@@ -94,7 +94,7 @@ fn panel(metric: Metric) -> Panel {
     }
 }
 
-/// The question that a metric answers, what to do when it looks bad, and where to look next. A new metric has to have one.
+/// The question that a metric answers, what to do when it looks bad, and where to look next: a new metric must have one.
 fn about(metric: Metric) -> (&'static str, &'static str, Board) {
     match metric {
         Metric::OrchestrationStarts => (

@@ -1,6 +1,6 @@
 use super::shared::{self, FAILED, TRACES, TROUBLE};
 use crate::panel::{lines, stat};
-use crate::promql::{counted, only, or_zero, quantile, share, success, sum};
+use crate::promql::{counted, only, or_zero, part, quantile, success, sum};
 use crate::{Board, Dashboard};
 use toygres_telemetry::metric::Metric;
 
@@ -48,13 +48,10 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            or_zero(share(
-                format!(
-                    "({} or vector(0))",
-                    sum(counted(only(Metric::OrchestrationCompletions, r#"status="failed""#), "1h"))
-                ),
-                sum(counted(Metric::OrchestrationCompletions, "1h")),
-            )),
+            part(
+                counted(only(Metric::OrchestrationCompletions, r#"status="failed""#), "1h"),
+                counted(Metric::OrchestrationCompletions, "1h"),
+            ),
             "failed",
         )
         .good_below(0.01, 0.05)

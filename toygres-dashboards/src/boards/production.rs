@@ -1,8 +1,8 @@
 use super::shared::{self, FAILED, TRACES, TROUBLE};
 use crate::panel::{bars, heatmap, lines, ranking, table};
 use crate::promql::{
-    BAR, RANGE, SMOOTH, cells, counted, measured, only, or_none, or_zero, quantile, rate, share,
-    steady_quantile, success, sum, sum_by, top,
+    BAR, RANGE, SMOOTH, cells, counted, measured, only, or_none, or_zero, part, quantile, success, sum,
+    sum_by, top,
 };
 use crate::{Board, Dashboard, Variable};
 use toygres_telemetry::metric::Metric;
@@ -149,16 +149,16 @@ pub(super) fn dashboard() -> Dashboard {
             "{{outcome}}",
         ),
         shared::created(),
-        lines(
-            "reqps",
+        bars(
+            "short",
             (
                 "What is asked of the API?",
-                "Requests a second, by route.",
+                "Requests in each bar's time, by route.",
                 "One route far above its usual: look for the client in its traces.",
                 Board::Traces,
             ),
         )
-        .ask(sum_by("http_route", rate(http.clone())), "{{http_route}}"),
+        .ask(sum_by("http_route", counted(http.clone(), BAR)), "{{http_route}}"),
         lines(
             "s",
             (
@@ -169,7 +169,7 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            steady_quantile(0.95, "http_route", Metric::HttpServerRequestDuration),
+            quantile(0.95, "http_route", Metric::HttpServerRequestDuration, SMOOTH),
             "{{http_route}}",
         )
         .good_below(0.5, 2.0),
@@ -183,10 +183,7 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            share(
-                format!("({} or vector(0))", sum(rate(measured(http_errors)))),
-                sum(rate(http)),
-            ),
+            part(counted(measured(http_errors), SMOOTH), counted(http, SMOOTH)),
             "errors",
         )
         .good_below(0.01, 0.05)

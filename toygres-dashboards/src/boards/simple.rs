@@ -1,6 +1,6 @@
 use super::shared::{self, TRACES, TROUBLE};
 use crate::panel::stat;
-use crate::promql::{RANGE, UP, counted, only_other, or_zero, steady_quantile, sum};
+use crate::promql::{RANGE, UP, counted, only_other, or_zero, quantile, sum};
 use crate::{Board, Dashboard};
 use toygres_telemetry::metric::Metric;
 
@@ -19,13 +19,13 @@ pub(super) fn dashboard() -> Dashboard {
             "s",
             (
                 "Is the API fast?",
-                "95 of 100 answers took at most this time.",
+                "95 of 100 answers in the time shown took at most this time.",
                 "See which route is slow.",
                 Board::Production,
             ),
         )
         .ask(
-            steady_quantile(0.95, "", Metric::HttpServerRequestDuration),
+            quantile(0.95, "", Metric::HttpServerRequestDuration, RANGE),
             "p95",
         )
         .good_below(0.5, 2.0),

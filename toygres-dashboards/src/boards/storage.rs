@@ -1,8 +1,8 @@
 use super::shared::TRACES;
 use crate::panel::{bars, heatmap, lines, ranking, table};
 use crate::promql::{
-    BAR, RANGE, SMOOTH, SPAN_DURATION, cells, counted, measured, only, only_other, or_none, quantile, rate,
-    share, steady_quantile, sum, sum_by, top,
+    BAR, RANGE, SMOOTH, SPAN_DURATION, cells, counted, measured, only, only_other, or_none, part, quantile,
+    rate, share, steady_quantile, sum, sum_by, top,
 };
 use crate::{Board, Dashboard};
 use toygres_telemetry::metric::Metric;
@@ -84,15 +84,12 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            share(
-                format!(
-                    "({} or vector(0))",
-                    sum(rate(measured(only(
-                        Metric::ProviderOperationDuration,
-                        r#"status="error""#
-                    ))))
-                ),
-                sum(rate(measured(Metric::ProviderOperationDuration))),
+            part(
+                rate(measured(only(
+                    Metric::ProviderOperationDuration,
+                    r#"status="error""#,
+                ))),
+                rate(measured(Metric::ProviderOperationDuration)),
             ),
             "errors",
         )

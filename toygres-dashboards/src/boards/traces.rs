@@ -2,7 +2,8 @@ use super::shared::{FAILED, TRACES, TROUBLE};
 use crate::panel::{bars, graph, heatmap, lines, stat, table, traces};
 use crate::promql::{
     BAR, COLLECTOR_FAILED, GRAPH_FAILED, GRAPH_REQUESTS, RANGE, SMOOTH, SPAN_CALLS, SPAN_DURATION,
-    TRACES_JUDGED, TRACES_SEEN, cells, counted, only_other, or_zero, quantile, rate, share, sum, sum_by, top,
+    TRACES_JUDGED, TRACES_SEEN, cells, counted, only_other, or_zero, part, quantile, rate, share, sum,
+    sum_by, top,
 };
 use crate::{Board, Dashboard};
 
@@ -42,13 +43,10 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            or_zero(share(
-                format!(
-                    "({} or vector(0))",
-                    sum(counted(only_other(TRACES_JUDGED, r#"sampled="true""#), RANGE))
-                ),
-                sum(counted(TRACES_JUDGED, RANGE)),
-            )),
+            part(
+                counted(only_other(TRACES_JUDGED, r#"sampled="true""#), RANGE),
+                counted(TRACES_JUDGED, RANGE),
+            ),
             "stored",
         ),
         stat(
@@ -61,10 +59,10 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            or_zero(share(
-                format!("({} or vector(0))", sum(counted(only_other(SPAN_CALLS, ERRORS), RANGE))),
-                sum(counted(ours(), RANGE)),
-            )),
+            part(
+                counted(only_other(SPAN_CALLS, ERRORS), RANGE),
+                counted(ours(), RANGE),
+            ),
             "errors",
         )
         .good_below(0.01, 0.05)
