@@ -362,10 +362,7 @@ fn options(panel: &Panel) -> Value {
             "legend": {"show": true},
             "tooltip": {"mode": "single", "yHistogram": true, "showColorScale": false},
         }),
-        Look::Table | Look::Traces | Look::Spans => json!({
-            "showHeader": true, "cellHeight": "sm",
-            "footer": {"show": false, "reducer": ["sum"], "fields": "", "countRows": false},
-        }),
+        Look::Table | Look::Traces | Look::Spans => json!({"showHeader": true, "cellHeight": "sm"}),
         Look::Logs => json!({
             "showTime": true, "wrapLogMessage": true, "enableLogDetails": true, "sortOrder": "Descending",
             "dedupStrategy": "none", "prettifyLogMessage": false, "showLabels": false, "showCommonLabels": false,

@@ -60,7 +60,7 @@ fn values(label: &str, name: &str, metric: Metric, of: &str) -> Value {
     let query = format!("label_values({},{of})", metric.definition().name);
     json!({
         "type": "query", "name": name, "label": label,
-        "datasource": {"type": "prometheus", "uid": "prometheus"}, "definition": query,
+        "datasource": {"type": "prometheus", "uid": "prometheus"},
         "query": {"qryType": 1, "query": query, "refId": "variable"}, "refresh": 2, "sort": 1, "regex": "",
         "multi": true, "includeAll": true, "allValue": ".*",
         "current": {"text": ["All"], "value": ["$__all"]}, "options": [],
