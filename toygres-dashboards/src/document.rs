@@ -27,8 +27,8 @@ In Grafana: Explore, and Prometheus, Loki or Tempo. All metrics and their labels
 - A success rate has sums on both sides; without them each series is divided by itself, and the rate is always 1.
 - Gauges of the database are told by one node: `max by (...)`, as the series of the node before lingers.
 - `increase` begins with the second sample of a series, and a failure may be the first of its sort. What is rare is
-  therefore counted as `increase(m[1h]) and m offset 1h or last_over_time(m[1h])`: series that were not there an hour
-  ago count from zero.
+  therefore counted as `increase(m[1h]) and present_over_time(m[1h] offset 1h) or last_over_time(m[1h])`: a series that
+  was not there in the hour before counts from zero.
 - `toygres_drift` and the counters of failures have no series while there is nothing to tell: `or vector(0)`.
 
 **Logs** (LogQL). `service_name` is a label; `level`, `instance_name`, `instance_id`, `user_name`, `operation_id`,

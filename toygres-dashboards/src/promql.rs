@@ -149,10 +149,13 @@ pub fn rate(of: impl Into<Selector>) -> String {
 }
 
 /// How often each happened in the time: for what is rare. `increase` alone sees nothing of a series before its second
-/// sample, and a failure may be the only one of its sort: a series that was not there before counts from zero.
+/// sample, and a failure may be the only one of its sort: a series that is new counts from zero. It is not new if it was
+/// there in the hour before, so that all is not counted again where the collector was away for some minutes.
 pub fn counted(of: impl Into<Selector>, time: &str) -> String {
     let of = of.into();
-    format!("increase({of}[{time}]) and {of} offset {time} or last_over_time({of}[{time}])")
+    format!(
+        "increase({of}[{time}]) and present_over_time({of}[1h] offset {time}) or last_over_time({of}[{time}])"
+    )
 }
 
 /// All together.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 use toygres_dashboards::Language::{self, LogQl, PromQl, ServiceMap, TraceQl};
+use toygres_dashboards::promql::{counted, sum_by};
 use toygres_dashboards::{dashboards, document, panels, substitute, use_cases};
+use toygres_telemetry::metric::Metric;
 use toygres_testing::{needed, wait_for};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -166,6 +168,48 @@ async fn prometheus_reads_them() {
     // Asked, not only read: what Prometheus finds wrong only then is found as well.
     all_are_read(PromQl, &format!("{url}/api/v1/query"), "query", &[]).await;
     all_are_read(ServiceMap, &format!("{url}/api/v1/query"), "query", &[]).await;
+}
+
+#[test]
+fn what_is_rare_is_counted_from_its_first() {
+    let Some((prometheus, directory)) = program(
+        "what_is_rare_is_counted_from_its_first",
+        "TOYGRES_TEST_PROMETHEUS",
+    ) else {
+        return;
+    };
+    // A failure of a new sort, one that goes on, and an old one that was not told for eleven minutes.
+    let rules = format!(
+        r#"
+tests:
+  - interval: 1m
+    input_series:
+      - {{series: 'duroxide_activity_errors_total{{activity_name="new"}}', values: '_x12 1x8'}}
+      - {{series: 'duroxide_activity_errors_total{{activity_name="on"}}', values: '100+1x20'}}
+      - {{series: 'duroxide_activity_errors_total{{activity_name="away"}}', values: '100x2 _x10 100x7'}}
+    promql_expr_test:
+      - expr: {}
+        eval_time: 15m
+        exp_samples:
+          - {{labels: '{{activity_name="new"}}', value: 1}}
+          - {{labels: '{{activity_name="on"}}', value: 5}}
+          - {{labels: '{{activity_name="away"}}', value: 0}}
+"#,
+        sum_by("activity_name", counted(Metric::ActivityErrors, "5m"))
+    );
+    let file = directory.path().join("test.yml");
+    std::fs::write(&file, rules).unwrap();
+    let promtool = prometheus.with_file_name("promtool");
+    let output = Command::new(promtool)
+        .args(["test", "rules"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]
