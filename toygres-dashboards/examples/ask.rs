@@ -83,9 +83,10 @@ async fn run() -> Result<bool> {
             }
         });
         let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let marks = if asked.query.text.contains('`') { "``" } else { "`" };
         let _ = writeln!(
             table,
-            "| {board} | {title} | `{}` | {} | {} |",
+            "| {board} | {title} | {marks}{}{marks} | {} | {} |",
             cell(&asked.query.text),
             answer.count,
             cell(&answer.last)

@@ -82,16 +82,7 @@ pub(super) fn dashboard() -> Dashboard {
                 Board::Workers,
             ),
         )
-        .ask(
-            or_zero(sum(counted(
-                only(
-                    Metric::OrchestrationStarts,
-                    r#"orchestration_name=~"$orchestration",initiated_by!="continueAsNew""#,
-                ),
-                BAR,
-            ))),
-            "began",
-        )
+        .ask(shared::began(), "began")
         .ask(
             or_zero(sum(counted(
                 only(

@@ -1,8 +1,7 @@
 use super::shared::{self, FAILED, TRACES, TROUBLE};
 use crate::panel::{bars, heatmap, lines, ranking, table};
 use crate::promql::{
-    BAR, RANGE, SMOOTH, cells, counted, measured, only, or_none, or_zero, part, quantile, success, sum,
-    sum_by, top,
+    BAR, RANGE, SMOOTH, cells, counted, measured, only, or_none, part, quantile, success, sum_by, top,
 };
 use crate::{Board, Dashboard, Variable};
 use toygres_telemetry::metric::Metric;
@@ -46,13 +45,7 @@ pub(super) fn dashboard() -> Dashboard {
             ),
         )
         .ask(
-            or_zero(sum(counted(
-                only(
-                    Metric::OrchestrationStarts,
-                    r#"orchestration_name=~"$orchestration",initiated_by!="continueAsNew""#,
-                ),
-                BAR,
-            ))),
+            shared::began(),
             "began",
         )
         .ask(

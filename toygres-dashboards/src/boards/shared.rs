@@ -215,3 +215,9 @@ pub(super) fn created() -> Panel {
     )
     .with_traces(CREATIONS)
 }
+
+/// The chosen orchestrations that began in each bar's time.
+pub(super) fn began() -> String {
+    let first = r#"orchestration_name=~"$orchestration",initiated_by!="continueAsNew""#;
+    or_zero(sum(counted(only(Metric::OrchestrationStarts, first), BAR)))
+}
