@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all. Arguments go to cargo test:
 #
-#   scripts/test.sh                        everything, and the API's contract (scripts/contract.sh)
+#   scripts/test.sh                        everything, the observability stack (scripts/e2e-observability.sh), and the
+#                                          API's contract (scripts/contract.sh)
 #   scripts/test.sh -p toygres-cms         one crate
 #   scripts/test.sh -p toygres-cli -- ls   the tests with "ls" in their name
 #
@@ -109,6 +110,15 @@ may_skip() {
     done < <(sed 's/ *#.*//; /^$/d' scripts/allowed-skips.txt)
     return 1
 }
+
+if [[ $# -eq 0 ]]; then
+    if [[ -n ${TOYGRES_TEST_LOKI:-} && -n ${TOYGRES_TEST_TEMPO:-} ]]; then
+        step "The observability stack"
+        scripts/e2e-observability.sh --program "$(target_directory)/debug/toygres" || status=1
+    else
+        echo "e2e-observability: Loki or Tempo can't be had on this machine" >>"$skips"
+    fi
+fi
 
 mapfile -t skipped < <({
     cat "$skips"
