@@ -28,7 +28,7 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 
-need_packages curl jq postgres
+need_packages curl jq openssl postgres
 "$ROOT/scripts/install-observability.sh" >/dev/null
 [[ -n $program ]] || program=$(build_program)
 
@@ -108,6 +108,7 @@ lines() {
     get "$loki_url/loki/api/v1/query_range" --data-urlencode "query=$1" --data-urlencode limit=5000 \
         --data-urlencode "start=$(($(date +%s) - 3600))" | jq '[.data.result[].values | length] | add // 0'
 }
+spans() { get "$tempo_url/api/traces/$1" | jq '[.batches[].scopeSpans[].spans[]] | length'; }
 traces() { get "$tempo_url/api/search" --data-urlencode "q=$1" --data-urlencode limit=20 | jq -r '.traces[0].traceID // 0'; }
 
 step "A start, with a port that is taken, a configuration that is wrong, and another's process id"
@@ -136,18 +137,23 @@ expect "listening beyond loopback: none" "$(grep -vcE ' (127\.0\.0\.1|\[::1\]):'
 step "A server that exports, and a database"
 export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:$TOYGRES_COLLECTOR_GRPC_PORT
 "$program" server start >&2
-"$program" create shop --wait >/dev/null
+# Of ordinary traces one in ten is kept: those whose id has a second half that can be divided by ten.
+trace=$(openssl rand -hex 8)000000000000000a
+curl -fsS --noproxy '*' -o /dev/null -H "traceparent: 00-$trace-00f067aa0ba902b7-01" -H 'Content-Type: application/json' \
+    -d '{"name": "shop"}' "$(cat "$TOYGRES_HOME/server.url")/api/instances"
+is_there() { "$program" get shop -o json | jq -r 'select(.state == "running") | .name'; }
+found "the database" is_there
 "$program" delete shop --force --wait >/dev/null
 
 step "It is found everywhere"
 found "operations, in Prometheus" samples 'sum(toygres_operations_total{service_name="toygres"})'
 found "spans, in Prometheus" samples 'sum(traces_spanmetrics_calls_total{service_name="toygres"})'
 found "lines of the database, in Loki" lines '{service_name="toygres", deployment_environment_name="local"} | instance_name="shop"'
-found "a trace of an orchestration, in Tempo" traces '{resource.service.name="toygres" && name=~".*create-instance.*"}'
-trace=$(traces '{resource.service.name="toygres" && name=~".*create-instance.*"}')
+found "its trace's spans, in Tempo" spans "$trace"
+found "its orchestration, in Tempo" traces '{resource.service.name="toygres" && name=~".*create-instance.*"}'
 found "lines of that trace, in Loki" lines "{service_name=\"toygres\"} | trace_id=\"$trace\""
-expect "labels" "$(get "$loki_url/loki/api/v1/labels" | jq -c '.data - ["__stream_shard__", "__time_shard__"]')" \
-    '["deployment_environment_name","service_name"]'
+expect "labels" "$(get "$loki_url/loki/api/v1/labels" | jq -r '.data - ["__stream_shard__", "__time_shard__"] |
+    join(" ")')" "deployment_environment_name service_name"
 said=$(run observability-status.sh) || off "not all is well" "$said"
 say "$said"
 expect "health" "$(run verify-health.sh)" "*passed*"
