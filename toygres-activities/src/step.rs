@@ -25,9 +25,7 @@ pub(crate) async fn in_step<T>(
         Ok(_) => end_step(deps, scope, name).await?,
         // It will be tried again: the step goes on, and says what it waits for.
         Err(error) if error.retryable() => {
-            deps.cms
-                .note_step(scope, name, reason_of(error), error.message())
-                .await?;
+            note_step(deps, scope, name, reason_of(error), error.message()).await?;
         }
         Err(error) => {
             deps.cms
@@ -36,6 +34,24 @@ pub(crate) async fn in_step<T>(
         }
     }
     result
+}
+
+/// Says what a step waits for; in the log when that is something else than before.
+pub(crate) async fn note_step(
+    deps: &Deps,
+    scope: &Scope,
+    name: &str,
+    reason: Reason,
+    message: &str,
+) -> Result<()> {
+    if deps.cms.note_step(scope, name, reason, message).await? {
+        tracing::info!(
+            step = name,
+            reason = reason.as_str(),
+            "a step of an operation waits: {message}"
+        );
+    }
+    Ok(())
 }
 
 /// Ends a step that succeeded. Of the steps that make an instance it tells how long they took, waiting included.

@@ -2,7 +2,7 @@
 
 use crate::Deps;
 use crate::deps::{differences, reference};
-use crate::step::end_step;
+use crate::step::{end_step, note_step};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use toygres_engine::{Activity, ActivityContext};
@@ -87,7 +87,7 @@ impl Activity for WaitForReady {
                 Observation::Absent => (Reason::Stopped, "nothing of it is there yet".to_owned()),
             };
             // Also finds out that somebody wants the instance gone: then this ends as superseded.
-            deps.cms.note_step(scope, Self::NAME, found.0, &found.1).await?;
+            note_step(deps, scope, Self::NAME, found.0, &found.1).await?;
             let waiting_helps = matches!(found.0, Reason::Starting | Reason::Queued | Reason::VolumePending);
             if slot.is_none() || !waiting_helps || begun.elapsed() + SLICE > QUICK_WAIT {
                 let differences = differences(deps, &provisioning).await;

@@ -128,14 +128,15 @@ impl Cms {
         fenced.commit().await
     }
 
-    /// Says what the step waits for. A step that was not begun, or has ended, is left as it is.
+    /// Says what the step waits for. A step that was not begun, or has ended, is left as it is. Whether it waits for
+    /// something else than before.
     ///
     /// # Errors
     /// As [`begin_step`](Self::begin_step).
-    pub async fn note_step(&self, scope: &Scope, step: &str, reason: Reason, message: &str) -> Result<()> {
+    pub async fn note_step(&self, scope: &Scope, step: &str, reason: Reason, message: &str) -> Result<bool> {
         let mut fenced = self.fence(scope).await?;
         wanted_operation(&mut fenced, scope).await?;
-        let reason_changed: Option<bool> = sqlx::query_scalar(
+        let reason_changed = sqlx::query_scalar(
             "with old as (select reason from cms.operation_steps \
                  where operation_id = $1 and name = $2 and state = 'running'), \
              changed as (update cms.operation_steps set reason = $3, message = $4 \
@@ -149,10 +150,12 @@ impl Cms {
         .fetch_optional(fenced.connection())
         .await
         .map_err(database)?;
-        if reason_changed == Some(true) {
+        let reason_changed = reason_changed.unwrap_or(false);
+        if reason_changed {
             fenced.progressed().await?;
         }
-        fenced.commit().await
+        fenced.commit().await?;
+        Ok(reason_changed)
     }
 
     /// Ends the step, and tells how long it took. One that has ended already, or whose operation has, is left as it is.

@@ -139,7 +139,8 @@ pub fn total(of: impl Into<Selector>) -> Selector {
 pub fn at_most(of: impl Into<Selector>, le: &str) -> Selector {
     let mut buckets = of.into().part("_bucket");
     let comma = if buckets.filter.is_empty() { "" } else { "," };
-    buckets.filter = format!("{}{comma}le=\"{le}\"", buckets.filter);
+    // Prometheus 3 writes whole numbers with a fraction.
+    buckets.filter = format!("{}{comma}le=~\"{le}|{le}.0\"", buckets.filter);
     buckets
 }
 

@@ -1,74 +1,13 @@
 //! Every query, of panels, links and pages, is read by the program that it is for.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::Command;
 use toygres_dashboards::Language::{self, LogQl, PromQl, ServiceMap, TraceQl};
 use toygres_dashboards::promql::{counted, sum_by};
 use toygres_dashboards::{dashboards, document, panels, substitute, use_cases};
 use toygres_telemetry::metric::Metric;
-use toygres_testing::{needed, wait_for};
-
-const START_LIMIT: Duration = Duration::from_secs(120);
-
-/// A program of `observability/` without data. It ends when this is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl Program {
-    async fn start(command: &mut Command, directory: &Path, ready: &str) -> Self {
-        let log = std::fs::File::create(directory.join("log")).unwrap();
-        let child = command
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut this = Self(child);
-        wait_for(ready, START_LIMIT, || {
-            let ended = this.0.try_wait().unwrap();
-            let said = || std::fs::read_to_string(directory.join("log")).unwrap();
-            assert!(ended.is_none(), "it ended: {}", said());
-            async { reqwest::get(ready).await.ok()?.error_for_status().ok().map(drop) }
-        })
-        .await;
-        this
-    }
-}
-
-/// One of Loki and Tempo, with its configuration.
-async fn start(program: &Path, name: &str, directory: &Path) -> (Program, String) {
-    let prefix = format!("TOYGRES_{}", name.to_uppercase());
-    let port = free_port();
-    let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("../observability");
-    let file = match name {
-        "loki" => "loki-config.yaml",
-        _ => "tempo.yaml",
-    };
-    let mut command = Command::new(program);
-    command
-        .arg(format!("-config.file={}", configuration.join(file).display()))
-        .arg("-config.expand-env=true")
-        .env(format!("{prefix}_PORT"), port.to_string())
-        .env(format!("{prefix}_GRPC_PORT"), free_port().to_string())
-        .env(format!("{prefix}_OTLP_PORT"), free_port().to_string())
-        .env(format!("{prefix}_DATA"), directory);
-    let url = format!("http://127.0.0.1:{port}");
-    let program = Program::start(&mut command, directory, &format!("{url}/ready")).await;
-    (program, url)
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
+use toygres_testing::{Program, needed};
 
 /// All queries in this language, and where they stand.
 fn queries(language: Language) -> Vec<(String, String)> {
@@ -152,19 +91,8 @@ async fn prometheus_reads_them() {
     };
     let file = directory.path().join("prometheus.yml");
     std::fs::write(&file, "scrape_configs: []\n").unwrap();
-    let url = format!("http://127.0.0.1:{}", free_port());
-    let mut command = Command::new(program);
-    command
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            directory.path().join("data").display()
-        ))
-        .arg(format!(
-            "--web.listen-address={}",
-            url.trim_start_matches("http://")
-        ));
-    let _running = Program::start(&mut command, directory.path(), &format!("{url}/-/ready")).await;
+    let running = Program::prometheus(&program, &file, directory.path()).await;
+    let url = &running.url;
     // Asked, not only read: what Prometheus finds wrong only then is found as well.
     all_are_read(PromQl, &format!("{url}/api/v1/query"), "query", &[]).await;
     all_are_read(ServiceMap, &format!("{url}/api/v1/query"), "query", &[]).await;
@@ -217,9 +145,15 @@ async fn loki_reads_them() {
     let Some((program, directory)) = program("loki_reads_them", "TOYGRES_TEST_LOKI") else {
         return;
     };
-    let (_running, url) = start(&program, "loki", directory.path()).await;
+    let running = Program::loki(&program, directory.path()).await;
     let others = [("since", "1h"), ("step", "60")];
-    all_are_read(LogQl, &format!("{url}/loki/api/v1/query_range"), "query", &others).await;
+    all_are_read(
+        LogQl,
+        &format!("{}/loki/api/v1/query_range", running.url),
+        "query",
+        &others,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -227,6 +161,12 @@ async fn tempo_reads_them() {
     let Some((program, directory)) = program("tempo_reads_them", "TOYGRES_TEST_TEMPO") else {
         return;
     };
-    let (_running, url) = start(&program, "tempo", directory.path()).await;
-    all_are_read(TraceQl, &format!("{url}/api/search"), "q", &[("limit", "20")]).await;
+    let (running, _) = Program::tempo(&program, directory.path()).await;
+    all_are_read(
+        TraceQl,
+        &format!("{}/api/search", running.url),
+        "q",
+        &[("limit", "20")],
+    )
+    .await;
 }

@@ -1,8 +1,9 @@
 //! What telemetry costs: the same load on three servers in turn, one that exports everything, one that writes the log
-//! file only, and one that tells nothing. Called by `scripts/bench.sh`.
+//! file only, and one that tells nothing. Called by `scripts/bench.sh`. First with databases that are real processes, then
+//! with the control plane alone, whose databases cost nothing: there telemetry's part is as large as it can be.
 //!
 //! Arguments: `--json FILE --server PROGRAM` (the example `stub_server`), and optionally `--rounds N`, `--creates N`,
-//! `--clients N`, `--requests N`.
+//! `--clients N`, `--requests N` of the control plane alone, and `--database-rounds N`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -38,97 +39,153 @@ async fn main() {
         return receive().await;
     }
     let program = value("--server").expect("--server PROGRAM");
-    let (rounds, creates) = (number("--rounds", 30), number("--creates", 24));
-    let (clients, requests) = (number("--clients", 8), number("--requests", 300));
     let receiver = Receiver::start();
-    let files = tempfile::tempdir().unwrap();
-    let servers =
-        VARIANTS.map(|variant| Server::start(Path::new(&program), variant, &receiver, files.path()));
-
-    // Rounds are short and each server is first in turn, request by request even, since the machine is not the same from
-    // one minute to the next. The first round only warms up.
-    let mut measured: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
-    for round in 0..=rounds {
-        let mut turn = Vec::new();
-        for place in 0..servers.len() {
-            let server = &servers[(round + place) % servers.len()];
-            let (throughput, processor_ms) = server.change(round, creates, clients).await;
-            turn.push((server, throughput, processor_ms, Vec::with_capacity(requests)));
-        }
-        for _ in 0..requests {
-            for (server, _, _, times) in &mut turn {
-                times.push(server.get_ms().await);
-            }
-            turn.rotate_left(1);
-        }
-        for (server, throughput, processor_ms, mut times) in turn {
-            times.sort_unstable_by(f64::total_cmp);
-            if round > 0 {
-                measured.entry(server.variant).or_default().push(Round {
-                    throughput,
-                    processor_ms,
-                    p50_ms: times[requests / 2],
-                    p99_ms: times[requests * 99 / 100],
-                });
-            }
-        }
-    }
-    let memory = servers
-        .each_ref()
-        .map(|server| (server.variant, server.resident_mb()));
-    drop(servers);
-    let each = each(&receiver.url).await;
-    let export = receiver.end();
-
-    let of = |variant: &str, what: fn(&Round) -> f64| median(measured[variant].iter().map(what).collect());
-    let variants: BTreeMap<&str, Value> = VARIANTS
-        .iter()
-        .zip(memory)
-        .map(|(variant, (_, memory))| {
-            let numbers = json!({
-                "creates_and_deletes_a_second": of(variant, |r| r.throughput),
-                "processor_ms_of_each": of(variant, |r| r.processor_ms),
-                "get_p50_ms": of(variant, |r| r.p50_ms),
-                "get_p99_ms": of(variant, |r| r.p99_ms),
-                "memory_mb": memory,
-            });
-            (*variant, numbers)
-        })
-        .collect();
-    // Round by round.
-    let more = |variant: &str, what: fn(&Round) -> f64| {
-        let pairs = measured[variant].iter().zip(&measured["off"]);
-        (median(pairs.map(|(with, without)| what(with) / what(without)).collect()) - 1.0) * 100.0
+    let databases = Load {
+        rounds: number("--database-rounds", 15),
+        creates: 4,
+        clients: 2,
+        fleet: 0,
+        requests: 0,
     };
-    let overhead = |variant: &str| {
-        json!({
-            "throughput_percent": -more(variant, |r| r.throughput),
-            "processor_percent": more(variant, |r| r.processor_ms),
-            "get_p50_percent": more(variant, |r| r.p50_ms),
-            "get_p99_percent": more(variant, |r| r.p99_ms),
-        })
+    let databases = databases
+        .measure(Path::new(&program), &["PLATFORM=local"], &receiver)
+        .await;
+    let alone = Load {
+        rounds: number("--rounds", 60),
+        creates: number("--creates", 16),
+        clients: number("--clients", 8),
+        fleet: 20,
+        requests: number("--requests", 150),
     };
-    let result = json!({
-        "rounds": rounds,
-        "creates_a_round": creates,
-        "clients": clients,
-        "variants": variants,
-        "overhead": { "exported": overhead("exported"), "file": overhead("file") },
-        "export": export,
-        "each": each,
-    });
+    let mut result = alone
+        .measure(
+            Path::new(&program),
+            &["TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS=3600"],
+            &receiver,
+        )
+        .await;
+    result["databases"] = databases;
+    result["each"] = each(&receiver.url).await;
+    result["export"] = receiver.end();
     if let Some(file) = value("--json") {
         std::fs::write(file, serde_json::to_string_pretty(&result).unwrap()).unwrap();
     }
     println!("{}", serde_json::to_string_pretty(&result).unwrap());
 }
 
+/// What is done in each round on each server.
+struct Load {
+    rounds: usize,
+    creates: usize,
+    clients: usize,
+    /// Instances that are there, to be listed.
+    fleet: usize,
+    /// How often they are.
+    requests: usize,
+}
+
+impl Load {
+    async fn measure(&self, program: &Path, settings: &[&str], receiver: &Receiver) -> Value {
+        let files = tempfile::tempdir().unwrap();
+        let servers =
+            VARIANTS.map(|variant| Server::start(program, variant, settings, receiver, files.path()));
+        for server in &servers {
+            for number in 0..self.fleet {
+                let body = json!({ "name": format!("fleet-{number}"), "password": "benchmark" });
+                let (_, accepted) = server.call(Method::POST, "/api/instances", Some(body)).await;
+                server.ended(&accepted).await;
+            }
+        }
+        // Rounds are short and each server is first in turn, request by request even, since the machine is not the same
+        // from one minute to the next. The first round only warms up.
+        let mut measured: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
+        for round in 0..=self.rounds {
+            let mut turn = Vec::new();
+            for place in 0..servers.len() {
+                let server = &servers[(round + place) % servers.len()];
+                turn.push((
+                    server,
+                    server.change(round, self.creates, self.clients).await,
+                    Vec::new(),
+                ));
+            }
+            for _ in 0..self.requests {
+                for (server, _, times) in &mut turn {
+                    times.push(server.get_ms().await);
+                }
+                turn.rotate_left(1);
+            }
+            for (server, (throughput, processor_ms), mut times) in turn {
+                times.sort_unstable_by(f64::total_cmp);
+                let part = |percent| times.get(times.len() * percent / 100).copied();
+                if round > 0 {
+                    measured.entry(server.variant).or_default().push(Round {
+                        throughput,
+                        processor_ms,
+                        p50_ms: part(50),
+                        p99_ms: part(99),
+                    });
+                }
+            }
+        }
+        let variants: BTreeMap<&str, Value> = servers
+            .iter()
+            .map(|server| {
+                let of = |what: fn(&Round) -> Option<f64>| {
+                    median(measured[server.variant].iter().filter_map(what).collect())
+                };
+                let numbers = json!({
+                    "creates_and_deletes_a_second": of(|r| Some(r.throughput)),
+                    "processor_ms_of_each": of(|r| Some(r.processor_ms)),
+                    "get_p50_ms": of(|r| r.p50_ms),
+                    "get_p99_ms": of(|r| r.p99_ms),
+                    "memory_mb": server.resident_mb(),
+                });
+                (server.variant, without_null(numbers))
+            })
+            .collect();
+        // Round by round.
+        let more = |variant: &str, what: fn(&Round) -> Option<f64>| {
+            let pairs = measured[variant].iter().zip(&measured["off"]);
+            let ratio = median(
+                pairs
+                    .filter_map(|(with, without)| Some(what(with)? / what(without)?))
+                    .collect(),
+            );
+            ratio.map(|ratio| (ratio - 1.0) * 100.0)
+        };
+        let overhead = |variant: &str| {
+            without_null(json!({
+                "throughput_percent": more(variant, |r| Some(1.0 / r.throughput)),
+                "processor_percent": more(variant, |r| Some(r.processor_ms)),
+                "get_p50_percent": more(variant, |r| r.p50_ms),
+                "get_p99_percent": more(variant, |r| r.p99_ms),
+            }))
+        };
+        json!({
+            "rounds": self.rounds,
+            "creates_a_round": self.creates,
+            "clients": self.clients,
+            "variants": variants,
+            "overhead": { "exported": overhead("exported"), "file": overhead("file") },
+        })
+    }
+}
+
+fn without_null(mut numbers: Value) -> Value {
+    numbers
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, number| !number.is_null());
+    numbers
+}
+
 /// What a round came to.
 struct Round {
     throughput: f64,
     processor_ms: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
 }
 
 /// The collector's place, in a process of its own that gets what the others leave: what a collector costs is not what
@@ -192,7 +249,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(program: &Path, variant: &'static str, receiver: &Receiver, files: &Path) -> Self {
+    fn start(
+        program: &Path,
+        variant: &'static str,
+        settings: &[&str],
+        receiver: &Receiver,
+        files: &Path,
+    ) -> Self {
         let file = format!("LOG_FILE={}", files.join(variant).join("server.log").display());
         let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT={}", receiver.url);
         let telemetry: &[&str] = match variant {
@@ -203,6 +266,7 @@ impl Server {
         std::fs::create_dir(files.join(variant)).unwrap();
         let mut child = Command::new(program)
             .args(telemetry)
+            .args(settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -269,7 +333,7 @@ impl Server {
 
     async fn get_ms(&self) -> f64 {
         let begun = Instant::now();
-        let (status, _) = self.call(Method::GET, "/api/instances?limit=10", None).await;
+        let (status, _) = self.call(Method::GET, "/api/instances?limit=20", None).await;
         assert_eq!(status, 200);
         begun.elapsed().as_secs_f64() * 1000.0
     }
@@ -340,7 +404,8 @@ async fn each(url: &str) -> Value {
     result
 }
 
-fn median(mut numbers: Vec<f64>) -> f64 {
+/// None of no numbers.
+fn median(mut numbers: Vec<f64>) -> Option<f64> {
     numbers.sort_unstable_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    numbers.get(numbers.len() / 2).copied()
 }

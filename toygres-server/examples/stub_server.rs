@@ -2,7 +2,7 @@
 //! address and the URL of its control database, and ends with its standard input.
 //!
 //! Arguments: settings as `NAME=VALUE`. With `DATABASE_URL=` the control database is the embedded one, which writes to
-//! disk as in production. With `LOG_FILE=` it writes log lines there; by `OTEL_*` it exports telemetry.
+//! disk as in production. With `PLATFORM=local` the instances are real processes. With `LOG_FILE=` it writes log lines there; by `OTEL_*` it exports telemetry.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,7 +10,9 @@
 )]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use toygres_platform::Platform;
 use toygres_telemetry::TelemetryConfig;
 use toygres_testing::{StubPlatform, TestDatabase, TestServer, TestServerOptions};
 
@@ -33,6 +35,10 @@ async fn main() {
         ..TelemetryConfig::read(&setting)
     })
     .unwrap();
+    let platform: Option<Arc<dyn Platform>> = match setting("PLATFORM").as_deref() {
+        Some("local") => None,
+        _ => Some(StubPlatform::new(&instances)),
+    };
     // What comes last counts.
     settings.insert(0, ("DATABASE_URL".to_owned(), TestDatabase::new().await.url));
     let database_url = settings
@@ -43,7 +49,7 @@ async fn main() {
         .1
         .clone();
     let server = TestServer::start_with(TestServerOptions {
-        platform: Some(StubPlatform::new(&instances)),
+        platform,
         settings,
         ..TestServerOptions::default()
     })

@@ -17,7 +17,7 @@ every ten seconds, cumulative; names and labels are the same in Prometheus, wher
   after 100 characters.
 - Counters live in the process and begin at zero with it: use `rate` and `increase`. Gauges \"from the database, by one
   node\" are told by the node that holds the sweeper's lease: use `max by`, since the series of the one before ends only
-  some minutes later.
+  a minute later.
 - Histograms carry exemplars: for each bucket the last measurement whose trace is kept.
 ";
 

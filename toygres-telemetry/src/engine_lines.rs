@@ -3,17 +3,43 @@
 
 use std::fmt;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
-/// Whether this line is duroxide's, and so is said again by [`EngineLines`].
-pub(crate) fn is_engines(metadata: &Metadata<'_>) -> bool {
-    metadata.is_event() && metadata.target().split("::").next() == Some("duroxide")
+/// Whether lines of this target are duroxide's, and so are said again by [`EngineLines`].
+pub(crate) fn is_engines(target: &str) -> bool {
+    target.split("::").next() == Some("duroxide")
 }
 
-/// Says duroxide's lines again, with a target that what `RUST_LOG` says of `duroxide` holds for too. Whatever writes lines leaves out duroxide's own.
+/// Says duroxide's lines again, with a target that what `RUST_LOG` says of `duroxide` holds for too. Whatever writes lines
+/// leaves out duroxide's own.
 pub(crate) struct EngineLines;
+
+/// The format of a console that leaves them out.
+pub(crate) struct Without<F>(pub(crate) F);
+
+impl<S, N, F> FormatEvent<S, N> for Without<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match is_engines(event.metadata().target()) {
+            true => Ok(()),
+            false => self.0.format_event(context, writer, event),
+        }
+    }
+}
 
 #[derive(Default)]
 struct Fields {
@@ -51,6 +77,9 @@ impl Visit for Fields {
 
 impl<S: Subscriber> Layer<S> for EngineLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if !is_engines(event.metadata().target()) {
+            return;
+        }
         let mut fields = Fields::default();
         event.record(&mut fields);
         let Fields {

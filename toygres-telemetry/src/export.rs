@@ -1,6 +1,7 @@
 //! Exporting metrics, with examples, and counting what is delivered and what is lost.
 
 use crate::config::OtlpConfig;
+use crate::engine_lines::is_engines;
 use crate::events::{Event, ItemsHandled, Signal};
 use crate::exemplar::Exemplars;
 use crate::filter::is_plumbing;
@@ -158,9 +159,11 @@ pub(crate) struct Counted<T> {
 
 impl<P: LogProcessor> LogProcessor for Counted<P> {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        // What the exporters say of a record would be another record.
-        let is_own = record.target().is_some_and(|target| is_plumbing(target));
-        if !is_own && self.waiting.admit() {
+        // What the exporters say of a record would be another record; the engine's are said again.
+        let is_left_out = record
+            .target()
+            .is_some_and(|target| is_plumbing(target) || is_engines(target));
+        if !is_left_out && self.waiting.admit() {
             self.inner.emit(record, scope);
         }
     }

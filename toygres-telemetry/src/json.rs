@@ -1,7 +1,9 @@
 //! Log lines as flat JSON objects: the fields of an event and of the spans round it stand beside each other, so that
 //! a line can be found by `instance_id` wherever that was said.
 
+use crate::SPAN_FIELDS;
 use crate::config::TelemetryConfig;
+use crate::engine_lines::is_engines;
 use opentelemetry::trace::TraceContextExt;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -33,37 +35,52 @@ impl<W> JsonLines<W> {
     }
 }
 
-/// What an event or a span says; a span's are kept with it, so that they are read once and not for each line.
+/// What an event says, or a span of what lines tell of it: kept with the span, so that it is read once and not for each
+/// line.
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        // These speak to the tracer.
-        if !field.name().starts_with("otel.") {
-            self.0.insert(field.name().to_owned(), value.into());
+    fn of_span(&mut self) -> Reader<'_> {
+        Reader {
+            fields: self,
+            only: Some(&SPAN_FIELDS),
         }
     }
 }
 
-impl Visit for Fields {
+/// Reads some of the fields, or all.
+struct Reader<'a> {
+    fields: &'a mut Fields,
+    only: Option<&'static [&'static str]>,
+}
+
+impl Reader<'_> {
+    fn put(&mut self, field: &Field, value: impl FnOnce() -> Value) {
+        if self.only.is_none_or(|only| only.contains(&field.name())) {
+            self.fields.0.insert(field.name().to_owned(), value());
+        }
+    }
+}
+
+impl Visit for Reader<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        self.put(field, || value.into());
     }
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
+        self.put(field, || value.into());
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
+        self.put(field, || value.into());
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
+        self.put(field, || value.into());
     }
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
+        self.put(field, || value.into());
     }
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
+        self.put(field, || format!("{value:?}").into());
     }
 }
 
@@ -75,7 +92,7 @@ where
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
             let mut fields = Fields::default();
-            attributes.record(&mut fields);
+            attributes.record(&mut fields.of_span());
             span.extensions_mut().replace(fields);
         }
     }
@@ -84,11 +101,15 @@ where
         if let Some(span) = context.span(id)
             && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
-            values.record(fields);
+            values.record(&mut fields.of_span());
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // They are said again.
+        if is_engines(event.metadata().target()) {
+            return;
+        }
         let mut line = Fields::default();
         let scope = context.event_scope(event);
         for span in scope.into_iter().flat_map(|scope| scope.from_root()) {
@@ -96,7 +117,10 @@ where
                 line.0.extend(fields.0.clone());
             }
         }
-        event.record(&mut line);
+        event.record(&mut Reader {
+            fields: &mut line,
+            only: None,
+        });
         // What every line has comes last, so that no field can stand in its place.
         let Fields(mut line) = line;
         let metadata = event.metadata();
@@ -153,21 +177,22 @@ mod tests {
                 "operation",
                 operation_id = "op-1",
                 level = "forged",
-                found = tracing::field::Empty,
-                otel.name = "x"
+                instance_id = tracing::field::Empty,
+                route = "x"
             )
             .entered();
-            _span.record("found", 3);
-            tracing::warn!(attempt = 2, "it did not work \n \"yet\"");
+            _span.record("instance_id", "i-3");
+            tracing::warn!(attempt = 2, timestamp = "forged", "it did not work \n \"yet\"");
         });
         let bytes = buffer.0.lock().unwrap().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(line["operation_id"], "op-1");
         assert_eq!(line["attempt"], 2);
-        assert_eq!(line["found"], 3);
-        assert_eq!(line.get("otel.name"), None);
+        assert_eq!(line["instance_id"], "i-3");
+        assert_eq!(line.get("route"), None);
         assert_eq!(line["message"], "it did not work \n \"yet\"");
         assert_eq!(line["level"], "WARN");
+        assert_ne!(line["timestamp"], "forged");
         assert_eq!(line["service.name"], "toygres");
     }
 }

@@ -31,6 +31,7 @@ pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, Telemetr
 pub use document::document;
 pub use events::Event;
 
+use engine_lines::Without;
 use events::{ItemsHandled, Signal};
 use exemplar::Exemplars;
 use export::{Counted, KeepMark, MetricExporter, Waiting};
@@ -46,6 +47,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder as SpanBatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider,
 };
 use recorder::Recorder;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,7 @@ use toygres_models::{Error, ErrorKind, Result};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, dynamic_filter_fn, filter_fn};
+use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
@@ -99,15 +102,10 @@ struct Export {
 /// left out.
 pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
     let mut warnings = config.warnings.clone();
-    let directives = match by_directives(&config.filter) {
-        Ok(_) => config.filter.as_str(),
-        Err(error) => {
-            warnings.push(format!("{error}: \"info\" holds"));
-            "info"
-        }
-    };
-    // Read before, so that it can be read again.
-    let filter = || by_directives(directives).unwrap_or_else(|_| Box::new(LevelFilter::INFO));
+    let directives = by_directives(&config.filter).unwrap_or_else(|error| {
+        warnings.push(format!("{error}: \"info\" holds"));
+        Box::new(LevelFilter::INFO)
+    });
     let file = config.file.as_deref().and_then(|path| match open(path) {
         Ok(appender) => Some(appender),
         Err(error) => {
@@ -163,21 +161,21 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
         guard = Some(worker);
         lines.push(JsonLines::new(config, writer).boxed());
     }
-    let console = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let console = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(config.console == Some(ConsoleFormat::Pretty) && std::io::stderr().is_terminal());
     match config.console {
         None => {}
         Some(ConsoleFormat::Pretty) => {
-            lines.push(console.with_target(false).with_ansi(is_terminal).boxed());
+            lines.push(console.event_format(Without(format().with_target(false))).boxed())
         }
-        Some(ConsoleFormat::Compact) => lines.push(console.compact().with_ansi(false).boxed()),
+        Some(ConsoleFormat::Compact) => lines.push(console.event_format(Without(format().compact())).boxed()),
         Some(ConsoleFormat::Json) => lines.push(JsonLines::new(config, std::io::stderr).boxed()),
     }
-    // One filter for all: each is asked at every step into and out of a span.
-    layers.push(lines.with_filter(written(filter())).boxed());
     // Last, when all others have done with the line that is said again.
-    let again = engine_lines::EngineLines.with_filter(filter().and(filter_fn(engine_lines::is_engines)));
-    layers.push(again.boxed());
+    lines.push(engine_lines::EngineLines.boxed());
+    // One filter for all: each is asked at every step into and out of a span.
+    layers.push(lines.with_filter(written(directives)).boxed());
     tracing_subscriber::registry()
         .with(layers)
         .try_init()
@@ -195,15 +193,13 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
     Ok(Telemetry { export, file: guard })
 }
 
-/// The lines that are written: those of the filter, but what comes too often, and what is said again.
-fn written(filter: Directives) -> impl Filter<Registry> + Send + Sync + 'static {
+/// The lines that are written: those of the filter, but what comes too often.
+fn written(directives: Directives) -> impl Filter<Registry> + Send + Sync + 'static {
     let calm = Calm::default();
-    filter
-        .and(filter_fn(|metadata| !engine_lines::is_engines(metadata)))
-        .and(
-            dynamic_filter_fn(move |metadata, _| calm.allows(metadata))
-                .with_callsite_filter(|metadata| Calm::interest(metadata)),
-        )
+    directives.and(
+        dynamic_filter_fn(move |metadata, _| calm.allows(metadata))
+            .with_callsite_filter(|metadata| Calm::interest(metadata)),
+    )
 }
 
 fn resource(config: &TelemetryConfig) -> Resource {

@@ -70,8 +70,13 @@ impl TraceParent {
     /// The span that is open now, if traces are on; none outside of any.
     #[must_use]
     pub fn current() -> Option<Self> {
-        let context = tracing::Span::current().context();
-        let here = context.span().span_context().clone();
+        Self::of_span(&tracing::Span::current())
+    }
+
+    /// Where this span is, if traces are on.
+    #[must_use]
+    pub fn of_span(span: &tracing::Span) -> Option<Self> {
+        let here = span.context().span().span_context().clone();
         here.is_valid().then_some(Self(here))
     }
 

@@ -10,7 +10,7 @@ mod cluster;
 mod home;
 #[cfg(feature = "kubernetes")]
 mod namespace;
-#[cfg(feature = "server")]
+#[cfg(feature = "observability")]
 mod observability;
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -27,8 +27,8 @@ pub use cluster::{devcluster, kubeconfig, needed};
 pub use home::TestHome;
 #[cfg(feature = "kubernetes")]
 pub use namespace::TestNamespace;
-#[cfg(feature = "server")]
-pub use observability::{Observability, observability_programs};
+#[cfg(feature = "observability")]
+pub use observability::{Observability, Program, observability_programs, store_programs};
 #[cfg(feature = "otlp")]
 pub use otlp::{OtlpAnswer, OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan};
 pub use postgres::{TestDatabase, TestPostgres, server_programs};

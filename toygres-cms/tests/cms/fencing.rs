@@ -28,7 +28,10 @@ const WRITES: &[(&str, Before, Write)] = &[
         Box::pin(cms.begin_step(scope, STEP))
     }),
     ("note_step", Before::Creating, |cms, scope| {
-        Box::pin(cms.note_step(scope, "wait-for-ready", Reason::ImagePull, "no image"))
+        Box::pin(async {
+            let noted = cms.note_step(scope, "wait-for-ready", Reason::ImagePull, "no image");
+            noted.await.map(drop)
+        })
     }),
     ("end_step", Before::Creating, |cms, scope| {
         Box::pin(async { cms.end_step(scope, "wait-for-ready", Ok(())).await.map(drop) })

@@ -50,7 +50,7 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         otel.status_code = Empty,
-        http.request.method = %method,
+        http.request.method = method.as_str(),
         http.route = route,
         http.response.status_code = Empty,
         user_name = Empty,
@@ -63,7 +63,7 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
         set_parent(&span, parent);
     }
     // Without traces there is an id all the same, to find the request in the log by.
-    let trace_id = match span.in_scope(TraceParent::current).or(parent) {
+    let trace_id = match TraceParent::of_span(&span).or(parent) {
         Some(here) => here.trace_id(),
         None => uuid::Uuid::new_v4().simple().to_string(),
     };

@@ -36,8 +36,20 @@ impl Event for RequestAnswered<'_> {
         let elapsed_ms = seconds * 1000.0;
         // Who polls, lists and probes would fill the log with what metrics and traces tell.
         match method {
-            "GET" | "HEAD" if status < 400 => tracing::debug!(status, elapsed_ms, "answered"),
-            _ => tracing::info!(status, elapsed_ms, "answered"),
+            "GET" | "HEAD" if status < 400 => tracing::debug!(
+                http.request.method = method,
+                http.route = route,
+                status,
+                elapsed_ms,
+                "answered"
+            ),
+            _ => tracing::info!(
+                http.request.method = method,
+                http.route = route,
+                status,
+                elapsed_ms,
+                "answered"
+            ),
         }
     }
 }
