@@ -58,6 +58,10 @@ impl Deps {
     /// The instance's row with what is needed to act on it, after checking that this machine is the one to act.
     pub(crate) async fn provisioning(&self, scope: &Scope) -> Result<Provisioning> {
         let provisioning = self.cms.provisioning(scope).await?;
+        // The activity's span: people look for a database by the names that they gave.
+        let span = tracing::Span::current();
+        span.record("instance_name", provisioning.instance.name.as_str());
+        span.record("user_name", provisioning.instance.user_name.as_str());
         match (provisioning.host.as_deref(), self.platform.host()) {
             (Some(owner), Some(here)) if owner != here => Err(Error::new(
                 ErrorKind::Unavailable,

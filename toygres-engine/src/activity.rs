@@ -268,7 +268,9 @@ async fn run<A: Activity>(
         orchestration_id = cx.instance_id(),
         execution_id = cx.execution_id(),
         attempt = cx.attempt,
+        user_name = Empty,
         instance_id = Empty,
+        instance_name = Empty,
         operation_id = Empty,
     );
     if let Some(scope) = body.as_ref().ok().and_then(A::about) {
