@@ -3,20 +3,30 @@
 # server that exports to it, makes and deletes a database, finds it in Prometheus, Loki and Tempo, has Loki lose everything
 # and sends it again from the log file, breaks components, stops everything, and makes sure that nothing is left.
 #
-#   scripts/e2e-observability.sh [--program PATH]
+#   scripts/e2e-observability.sh [--program PATH] [--ask PATH [--table FILE]]
 #
 #   --program PATH  the program toygres; else it is built
+#   --ask PATH      the example "ask" of toygres-dashboards: also makes sure that no panel is without data
+#   --table FILE    where it writes what each panel has been answered
 #
 # Needs what scripts/install-observability.sh installs, and installs it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-program=
+program='' ask='' table=/dev/null
 while [[ $# -gt 0 ]]; do
     case $1 in
         --program)
             program=${2:?--program needs a path}
+            shift
+            ;;
+        --ask)
+            ask=${2:?--ask needs a path}
+            shift
+            ;;
+        --table)
+            table=${2:?--table needs a file}
             shift
             ;;
         -h | --help)
@@ -144,6 +154,7 @@ curl -fsS --noproxy '*' -o /dev/null -H "traceparent: 00-$trace-00f067aa0ba902b7
 is_there() { "$program" get shop -o json | jq -r 'select(.state == "running") | .name'; }
 found "the database" is_there
 "$program" delete shop --force --wait >/dev/null
+"$program" create kept --wait >/dev/null
 
 step "It is found everywhere"
 found "operations, in Prometheus" samples 'sum(toygres_operations_total{service_name="toygres"})'
@@ -157,6 +168,17 @@ expect "labels" "$(get "$loki_url/loki/api/v1/labels" | jq -r '.data - ["__strea
 said=$(run observability-status.sh) || off "not all is well" "$said"
 say "$said"
 expect "health" "$(run verify-health.sh)" "*passed*"
+
+if [[ -n $ask ]]; then
+    step "Every panel of every dashboard has data"
+    deadline=$((SECONDS + found_limit))
+    # Rates need some samples.
+    until said=$("$ask" --prometheus "$prometheus_url" --loki "$loki_url" --tempo "$tempo_url" --markdown "$table" 2>&1 >/dev/null); do
+        [[ $SECONDS -lt $deadline ]] || off "panels are without data after $found_limit s" "$said"
+        sleep 5
+    done
+    say "$said"
+fi
 
 step "A component is killed"
 kill -KILL "$(component_pid prometheus)"

@@ -114,7 +114,8 @@ may_skip() {
 if [[ $# -eq 0 ]]; then
     if [[ -n ${TOYGRES_TEST_LOKI:-} && -n ${TOYGRES_TEST_TEMPO:-} ]]; then
         step "The observability stack"
-        scripts/e2e-observability.sh --program "$(target_directory)/debug/toygres" || status=1
+        built=$(target_directory)/debug
+        scripts/e2e-observability.sh --program "$built/toygres" --ask "$built/examples/ask" || status=1
     else
         echo "e2e-observability: Loki or Tempo can't be had on this machine" >>"$skips"
     fi
