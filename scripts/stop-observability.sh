@@ -47,19 +47,25 @@ for ((index = ${#components[@]} - 1; index >= 0; index--)); do
     stopped+=("$name")
 done
 
-if [[ -e $stack/containers ]]; then
-    has_compose || fail "Docker does not answer, and the stack runs in its containers" "start Docker, then run this again"
+others=
+if [[ -e $stack/containers || (-e $stack/volumes && ${#volumes[@]} -gt 0) ]]; then
+    has_compose || fail "Docker does not answer, and the stack's containers or volumes are there" \
+        "start Docker, then run this again"
     output=$(compose down ${volumes[@]+"${volumes[@]}"} 2>&1 9>&-) || fail "the containers can't be stopped: $output"
-    rm -f "$stack/containers"
-    stopped+=("the containers")
+    if [[ -e $stack/containers ]]; then
+        # What they have stored is still Docker's, until it is told to remove that too.
+        mv "$stack/containers" "$stack/volumes"
+        stopped+=("the containers")
+    fi
 elif runs_in_containers; then
+    others=yes
     say "the stack's containers run, and were not started for $(toygres_home): they are left alone"
 fi
 [[ ${#volumes[@]} -eq 0 ]] || rm -rf "$stack"
 
 if [[ ${#stopped[@]} -gt 0 ]]; then
     say "stopped: $(printf '%s ' "${stopped[@]}")"
-else
+elif [[ -z $others ]]; then
     say "nothing of the observability stack runs"
 fi
-[[ ${#volumes[@]} -eq 0 ]] || say "what it had stored is removed"
+[[ ${#volumes[@]} -eq 0 ]] || say "what it had stored for $(toygres_home) is removed"
