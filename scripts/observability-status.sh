@@ -56,7 +56,8 @@ check_component() {
     local name=$1 pid variable state
     if [[ -n $containers ]]; then
         state=$(docker inspect -f '{{.State.Status}}{{with .State.Health}}, {{.Status}}{{end}}' "toygres-$name" 2>&1) || state=absent
-        if [[ $state == running || $state == "running, healthy" ]]; then
+        # Docker asks for its health for the first time after ten seconds; it is asked below too.
+        if [[ $state == running || $state == "running, healthy" || $state == "running, starting" ]]; then
             pass "$name" "container toygres-$name: $state"
         else
             miss "$name" "container toygres-$name: $state" "docker logs toygres-$name; scripts/start-observability.sh"
@@ -103,11 +104,6 @@ check_targets() {
     if [[ -z $state ]]; then pass prometheus "its rules are evaluated"; else miss prometheus "rules: $state"; fi
 }
 
-# grafana_get PATH: as the administrator, whose password is not for the list of processes.
-grafana_get() {
-    get --config - "$grafana_url$1" <<<"user = \"admin:${GRAFANA_ADMIN_PASSWORD:-admin}\""
-}
-
 check_grafana() {
     local uid state
     for uid in prometheus loki tempo; do
@@ -134,7 +130,7 @@ check_data() {
     if [[ -n $age && ${age%.*} -le $sample_limit ]]; then
         pass "last sample" "${age%.*} s old"
     else
-        if [[ -n $age ]]; then age="${age%.*} s old"; else age="Prometheus has none of the last five minutes"; fi
+        if [[ -n $age ]]; then age="${age%.*} s old"; else age="Prometheus has none"; fi
         miss "last sample" "$age" \
             "is toygres told to export? OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:$TOYGRES_COLLECTOR_GRPC_PORT"
     fi

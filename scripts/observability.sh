@@ -54,10 +54,21 @@ health_url() {
 
 # Why a component is not there, and how to get it.
 how_to_get() {
+    if ! runs_natively && has_compose; then
+        echo "scripts/start-observability.sh, which runs it in a container"
+        return
+    fi
     case $1 in
         grafana) echo "install it (https://grafana.com/grafana/download), and set GRAFANA_HOME to its directory" ;;
         *) echo "scripts/install-observability.sh" ;;
     esac
+}
+
+# grafana_get PATH: as the administrator, whose password is not for the list of processes.
+grafana_get() {
+    local password=${GRAFANA_ADMIN_PASSWORD:-admin}
+    password=${password//\\/\\\\}
+    curl -fsS --noproxy '*' -m 10 --config - "$grafana_url$1" 2>&1 <<<"user = \"admin:${password//\"/\\\"}\""
 }
 
 is_healthy() { curl -fsS --noproxy '*' -m 3 -o /dev/null "$(health_url "$1")" 2>/dev/null; }

@@ -102,8 +102,22 @@ set_environment() {
 # Who listens at a port of this machine, if that can be told.
 listener() { ss -Hltnp "sport = :$1" 2>/dev/null | sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1 (pid \2)/p' | head -n 1; }
 
+# port_taken NAME VARIABLE...: whether another program listens at one of these ports, and says so.
+port_taken() {
+    local name=$1 variable who
+    shift
+    for variable in "$@"; do
+        is_listening "${!variable}" || continue
+        who=$(listener "${!variable}")
+        problem "$name" "port ${!variable} is taken by ${who:-another program}" \
+            "end that program, or set $variable to another port, then run this again"
+        return
+    done
+    return 1
+}
+
 start_native() {
-    local name=$1 directory=$stack/$1 program pid why variable who
+    local name=$1 directory=$stack/$1 program pid why ports
     if pid=$(component_pid "$name"); then
         say "$name: runs already (pid $pid)"
         waited+=("$name")
@@ -113,14 +127,8 @@ start_native() {
         missing+=("$name")
         return 0
     }
-    for variable in $(component_ports "$name") $(inner_ports "$name"); do
-        if is_listening "${!variable}"; then
-            who=$(listener "${!variable}")
-            problem "$name" "port ${!variable} is taken by ${who:-another program}" \
-                "end that program, or set $variable to another port, then run this again"
-            return
-        fi
-    done
+    mapfile -t ports < <(component_ports "$name" && inner_ports "$name")
+    if port_taken "$name" "${ports[@]}"; then return; fi
     why=$({ mkdir -p "$directory/data" && head -c "${room}M" /dev/zero >"$directory/room"; } 2>&1) || {
         rm -f "$directory/room"
         problem "$name" "there is no room for it in $directory: ${why##*: }" "make room, then run this again"
@@ -168,28 +176,64 @@ has_images() {
     done
 }
 
+# Grafana takes the password of its first start alone: what is stored with admin's may be opened to other hosts later.
+set_grafana_password() {
+    [[ -n ${GRAFANA_ADMIN_PASSWORD:-} ]] && ! grafana_get /api/user >/dev/null || return 0
+    docker exec -i toygres-grafana grafana cli admin reset-admin-password --password-from-stdin \
+        <<<"$GRAFANA_ADMIN_PASSWORD" >/dev/null 2>&1
+    grafana_get /api/user >/dev/null
+}
+
+container_state() { docker inspect -f '{{.State.Status}}' "toygres-$1" 2>/dev/null; }
+
 start_containers() {
-    local name log=$stack/compose.log deadline why
+    local name log=$stack/compose.log deadline why ports
     why=$(compose config --quiet 2>&1) || fail "$compose_file: $why" "put that right, then run this again"
     # For the stop: the containers are this machine's, whatever the home.
     touch "$stack/containers"
-    compose up --detach >"$log" 2>&1 9>&- || say "$(tail -n 20 "$log")"
-    deadline=$((SECONDS + ready_limit))
+    has_images || step "Fetching images, which takes minutes the first time (log: $log)"
+    : >"$log"
+    # Each for itself: with one that can't be started Compose gives up the others.
     for name in "${components[@]}"; do
+        mapfile -t ports < <(component_ports "$name")
+        if [[ $(container_state "$name") != running ]] && port_taken "$name" "${ports[@]}"; then continue; fi
+        if compose up --detach "$name" >>"$log" 2>&1 9>&-; then
+            waited+=("$name")
+        else
+            problem "$name" "its container can't be started:" "$(tail -n 8 "$log" | cut -c 1-400)" \
+                "put that right, then run this again"
+        fi
+    done
+    deadline=$((SECONDS + ready_limit))
+    for name in ${waited[@]+"${waited[@]}"}; do
         while ! is_healthy "$name"; do
-            if [[ $SECONDS -ge $deadline || $(docker inspect -f '{{.State.Status}}' "toygres-$name" 2>&1) != running ]]; then
+            if [[ $SECONDS -ge $deadline || $(container_state "$name") != running ]]; then
                 problem "$name" "its container does not answer at $(health_url "$name"):" \
                     "$(docker logs --tail 8 "toygres-$name" 2>&1 | cut -c 1-400)"
                 continue 2
             fi
             sleep 0.5
         done
+        if [[ $name == grafana ]] && ! set_grafana_password; then
+            # Not with whatever it is, perhaps admin, where others reach it.
+            [[ -z ${TOYGRES_GRAFANA_HOST:-} ]] || compose stop grafana >>"$log" 2>&1 9>&-
+            problem grafana "its administrator has another password than GRAFANA_ADMIN_PASSWORD, and it can't be set" \
+                "set GRAFANA_ADMIN_PASSWORD to the one that it has, then run this again"
+            continue
+        fi
         ready+=("$name")
     done
 }
 
-ready=() waited=() started=''
-if [[ -z $native ]] && ! runs_natively && has_compose && { [[ -z $installed ]] || has_images; }; then
+ready=() waited=() started='' in_containers=''
+if [[ -z $native ]] && ! runs_natively && has_compose; then
+    if [[ -z $installed ]] || has_images; then
+        in_containers=yes
+    elif ! installed_component otel-collector >/dev/null; then
+        fail "the images of the observability stack are not here yet" "scripts/start-observability.sh fetches and starts them"
+    fi
+fi
+if [[ -n $in_containers ]]; then
     step "Starting the observability stack in containers"
     start_containers
 else
