@@ -8,8 +8,8 @@
 #   --name NAME         the name of that database (demo)
 #   --no-observability  without the observability stack
 #
-# What is installed of the observability stack is started too (scripts/start-observability.sh), and the server exports to
-# it, unless OTEL_EXPORTER_OTLP_ENDPOINT says where to.
+# What is here already of the observability stack, container images or programs, is started too
+# (scripts/start-observability.sh), and the server exports to it, unless OTEL_EXPORTER_OTLP_ENDPOINT says where to.
 # TOYGRES_HOME and the other variables of the README's table are honoured.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
