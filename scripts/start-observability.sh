@@ -78,6 +78,9 @@ command_of() {
             ;;
         grafana)
             mapfile -t command < <(grafana_program "$program")
+            # Packages have there what reads Prometheus, Loki and Tempo; without, Grafana would fetch it.
+            local bundled=/var/lib/grafana/plugins-bundled
+            [[ -d $program/data/plugins-bundled || ! -d $bundled ]] || export GF_PATHS_BUNDLED_PLUGINS=$bundled
             command+=(--homepath "$program")
             ;;
     esac
@@ -97,6 +100,7 @@ set_environment() {
     export GF_SECURITY_ADMIN_USER=admin GF_SECURITY_ADMIN_PASSWORD=${GRAFANA_ADMIN_PASSWORD:-admin}
     export GF_ANALYTICS_REPORTING_ENABLED=false GF_ANALYTICS_CHECK_FOR_UPDATES=false
     export GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES=false GF_DASHBOARDS_MIN_REFRESH_INTERVAL=5s
+    export GF_PLUGINS_PREINSTALL_AUTO_UPDATE=false
 }
 
 # Who listens at a port of this machine, if that can be told.
