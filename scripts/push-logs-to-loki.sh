@@ -22,7 +22,7 @@ since=0 older_than=120
 while [[ $# -gt 0 ]]; do
     case $1 in
         --since)
-            since=$(date -d "${2:?--since needs a time}" +%s 2>/dev/null) || fail "$2 is no time" "such as: --since '2 hours ago'"
+            since=$({ [[ -n ${2:-} ]] && date -d "$2" +%s; } 2>/dev/null) || fail "--since needs a time" "such as: --since '2 hours ago'"
             shift
             ;;
         --older-than)
