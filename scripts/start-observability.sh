@@ -88,6 +88,8 @@ command_of() {
 
 # Where each keeps its data and finds the others. Never beyond loopback.
 set_environment() {
+    # These are toygres's: Loki and Tempo would send traces of their own to the collector, in its name.
+    unset "${!OTEL_@}"
     export TOYGRES_COLLECTOR_HOST=127.0.0.1 TOYGRES_LOKI_HOST=127.0.0.1 TOYGRES_TEMPO_HOST=127.0.0.1
     export TOYGRES_LOKI_DATA=$stack/loki/data TOYGRES_TEMPO_DATA=$stack/tempo/data
     export TOYGRES_LOKI_ENDPOINT=${TOYGRES_LOKI_ENDPOINT:-$loki_url/otlp}
