@@ -24,8 +24,9 @@ case ${1:-} in
     *) fail "unknown argument $1" "$0 --help" ;;
 esac
 
-# How long a component may take to write down what it has in memory.
-stop_limit=30
+# How long a component may take to write down what it has in memory. Tempo does not end at all if it was asked something
+# in the half minute before; what it has is in its write-ahead log 15 s after the last span.
+stop_limit=20
 stack=$(stack_home)
 if [[ -d $stack ]]; then
     exec 9>"$stack/lock"
@@ -39,7 +40,7 @@ for ((index = ${#components[@]} - 1; index >= 0; index--)); do
     pid=$(component_pid "$name") || continue
     kill -TERM "$pid" 2>/dev/null || true
     wait_ended "$stop_limit" "$pid" || {
-        say "$name (pid $pid) has not ended after $stop_limit s: killed"
+        say "$name (pid $pid) has not ended after $stop_limit s: killed; what it has stored is kept"
         kill -KILL "$pid" 2>/dev/null || true
         wait_ended 10 "$pid" || fail "$name (pid $pid) can't be killed" "run this as the user that started it"
     }
