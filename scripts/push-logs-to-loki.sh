@@ -71,6 +71,9 @@ settle() {
         fi
         return 0
     fi
+    [[ -n $(own otelcol_process_uptime) ]] ||
+        fail "the collector does not tell at port $TOYGRES_COLLECTOR_TELEMETRY_PORT what it still has to send" \
+            "set TOYGRES_COLLECTOR_TELEMETRY_PORT to the port of its own metrics, then run this again"
     until [[ $(own otelcol_process_uptime) -ge $settle_uptime && $(own otelcol_exporter_queue_size loki) == 0 ]]; do
         [[ $SECONDS -lt $deadline ]] ||
             fail "the collector has still lines to send to Loki after $settle_limit s" "run this again later"

@@ -50,7 +50,8 @@ fi
 # Left behind only by a server that was killed.
 stop_postgres control
 # After the server, which sends what it still has.
-if [[ -d $(toygres_home)/observability ]]; then "$ROOT/scripts/stop-observability.sh"; fi
+status=0
+if [[ -d $(toygres_home)/observability ]]; then "$ROOT/scripts/stop-observability.sh" || status=1; fi
 if [[ -n $all ]]; then
     stop_postgres 'instances/*'
     say "stopped; databases stopped: $stopped; their data is kept in $(postgres_home)/instances"
@@ -58,3 +59,4 @@ else
     running=$(recorded_postgres 'instances/*' | wc -l)
     say "stopped; databases still running: $running"
 fi
+exit "$status"

@@ -28,7 +28,7 @@ In Grafana: Explore, and Prometheus, Loki or Tempo. All metrics and their labels
 - Gauges of the database are told by one node: `max by (...)`, as the series of the node before lingers.
 - `increase` begins with the second sample of a series, and a failure may be the first of its sort. What is rare is
   therefore counted as `increase(m[1h]) and present_over_time(m[1h] offset 1h) or last_over_time(m[1h])`: a series that
-  was not there in the hour before counts from zero.
+  was not there in the hour before counts from zero, after an outage of the stack for so long too.
 - `toygres_drift` and the counters of failures have no series while there is nothing to tell: `or vector(0)`.
 
 **Logs** (LogQL). `service_name` is a label; `level`, `instance_name`, `instance_id`, `user_name`, `operation_id`,

@@ -105,7 +105,7 @@ pub(super) fn dashboard() -> Dashboard {
             "s",
             (
                 "How are the durations of spans spread?",
-                "Each row is a range of durations, each dot a trace that can be opened.",
+                "Each row is a range of durations, each dot a trace, which opens if it was kept.",
                 "Open a dot in the upper rows.",
                 Board::Activities,
             ),
