@@ -1,6 +1,6 @@
 //! `observability/DASHBOARDS.md`, made of the dashboards.
 
-use crate::{Language, Look, dashboards, use_cases};
+use crate::{Language, Look, dashboards, runbooks, use_cases};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -70,6 +70,11 @@ pub fn document() -> String {
         let (title, uid) = (dashboard.board.title(), dashboard.board.uid());
         let _ = writeln!(text, "| {title} (`{uid}`) | {} |", dashboard.board.question());
     }
+    let _ = writeln!(
+        text,
+        "| Runbooks (`{}`) | What is to be done at an alert? |",
+        runbooks::UID
+    );
     text.push_str(HOW);
     for case in use_cases() {
         let _ = write!(text, "\n### {}\n", case.question);

@@ -7,6 +7,7 @@ mod document;
 mod json;
 mod panel;
 pub mod promql;
+pub mod runbooks;
 mod use_cases;
 mod variables;
 

@@ -14,6 +14,10 @@ fn golden_dashboards() {
         let name = format!("grafana/dashboards/{}.json", dashboard.board.uid());
         files.push((name, format!("{:#}\n", dashboard.json())));
     }
+    files.push((
+        format!("grafana/dashboards/{}.json", runbooks::UID),
+        format!("{:#}\n", runbooks::dashboard()),
+    ));
     let new = std::env::temp_dir().join("toygres-dashboards");
     let mut differ = Vec::new();
     for (name, expected) in &files {
@@ -32,7 +36,30 @@ fn golden_dashboards() {
     let there = std::fs::read_dir(root.join("grafana/dashboards"))
         .unwrap()
         .count();
-    assert_eq!(there, Board::ALL.len(), "a file that no dashboard is made of");
+    assert_eq!(there, Board::ALL.len() + 1, "a file that no dashboard is made of");
+}
+
+#[test]
+fn a_runbook_leads_to_others_and_keeps_its_queries() {
+    let dashboard = runbooks::dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let text = |alert: &str| {
+        let panel = panels.iter().find(|panel| panel["title"] == alert).unwrap();
+        (panel["id"].clone(), panel["options"]["content"].as_str().unwrap())
+    };
+    let (id, _) = text("ToygresCrashLoop");
+    let (_, poison) = text("DuroxidePoison");
+    assert!(
+        poison.contains(&format!("[crash loop](/d/toygres-runbooks?viewPanel={id})")),
+        "{poison}"
+    );
+    let (_, failures) = text("DuroxideFailureRateHigh");
+    assert!(
+        failures.contains("[30m]") && !failures.contains("].md"),
+        "{failures}"
+    );
+    // Of the last of a part nothing of the next part.
+    assert!(panels.iter().all(|panel| !panel.to_string().contains("\n## ")));
 }
 
 #[test]
