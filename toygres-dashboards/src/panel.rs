@@ -1,6 +1,7 @@
 //! Panels: what they ask, and how they show it.
 
 use crate::Board;
+use crate::promql::{Selector, quantile};
 
 /// In which language a query is, and so whom it is put to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,10 +177,18 @@ impl Panel {
         self
     }
 
+    /// Asks what half, 95 and 99 of 100 take at most.
+    pub(crate) fn percentiles(self, by: &str, of: &Selector, time: &str) -> Self {
+        let asked = |q| quantile(q, by, of.clone(), time);
+        self.ask(asked(0.5), "p50")
+            .ask(asked(0.95), "p95")
+            .ask(asked(0.99), "p99")
+    }
+
     /// Asks Loki for numbers.
     pub(crate) fn ask_logs(self, text: impl Into<String>, legend: &str) -> Self {
         let mut this = self.ask(text, legend);
-        for query in this.queries.iter_mut().rev().take(1) {
+        if let Some(query) = this.queries.last_mut() {
             query.language = Language::LogQl;
         }
         this
@@ -188,7 +197,7 @@ impl Panel {
     /// Asks for a column of its own unit.
     pub(crate) fn column(self, unit: &'static str, text: impl Into<String>, legend: &str) -> Self {
         let mut this = self.ask(text, legend);
-        for query in this.queries.iter_mut().rev().take(1) {
+        if let Some(query) = this.queries.last_mut() {
             query.unit = Some(unit);
         }
         this

@@ -128,9 +128,7 @@ pub(super) fn dashboard() -> Dashboard {
                 Board::Traces,
             ),
         )
-        .ask(quantile(0.5, "activity_name", chosen(Metric::ActivityDuration), RANGE), "p50")
-        .ask(quantile(0.95, "activity_name", chosen(Metric::ActivityDuration), RANGE), "p95")
-        .ask(quantile(0.99, "activity_name", chosen(Metric::ActivityDuration), RANGE), "p99")
+        .percentiles("activity_name", &chosen(Metric::ActivityDuration), RANGE)
         .ask(mean_by("activity_name", chosen(Metric::ActivityDuration), RANGE), "average"),
         lines(
             "percentunit",

@@ -73,9 +73,7 @@ pub(super) fn dashboard() -> Dashboard {
                 Board::Activities,
             ),
         )
-        .ask(quantile(0.5, "", ended.clone(), SMOOTH), "p50")
-        .ask(quantile(0.95, "", ended.clone(), SMOOTH), "p95")
-        .ask(quantile(0.99, "", ended.clone(), SMOOTH), "p99"),
+        .percentiles("", &ended, SMOOTH),
         heatmap(
             "s",
             (
