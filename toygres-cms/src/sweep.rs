@@ -257,7 +257,8 @@ impl Cms {
         }
     }
 
-    /// How far the database's clock is ahead of this machine's, give or take half a round trip.
+    /// How far the database's clock is ahead of this machine's, at least: the answer was written at some time between
+    /// question and answer, and the nearest of these times is taken.
     ///
     /// # Errors
     /// See the crate.
@@ -268,7 +269,7 @@ impl Cms {
             .fetch_one(&mut *connection)
             .await
             .map_err(database)?;
-        let round_trip = Utc::now() - before;
-        Ok(there - (before + round_trip / 2))
+        let after = Utc::now();
+        Ok(there - there.clamp(before.min(after), after))
     }
 }

@@ -44,6 +44,18 @@ pub struct EngineClient {
 }
 
 impl EngineClient {
+    /// Says how far this machine's clock is ahead of the database's. Away by more than 2 s this process takes no work,
+    /// since locks and timers go by the clock of whoever sets them.
+    pub fn clock_seen(&self, ahead_ms: i64) {
+        self.store.clock_seen(ahead_ms);
+    }
+
+    /// Whether this machine's clock keeps this process from taking work.
+    #[must_use]
+    pub fn clock_fits(&self) -> bool {
+        self.store.clock_fits()
+    }
+
     /// Starts an orchestration. Idempotent by id: if one with this id runs or has ended, nothing happens, and the
     /// caller is not told.
     ///

@@ -185,6 +185,8 @@ async fn run_on(
     });
     service.check_reachable().await?;
 
+    // Before the first work is taken.
+    service.compare_clocks().await;
     let settings = Settings {
         health_check_interval: config.health_check_interval,
         health_check_timeout: config.health_check_timeout,
@@ -216,6 +218,8 @@ async fn run_on(
     let changes = tokio::spawn(async move { followed.changes.run(cms, last_event).await });
     let alive = service.clone();
     let alive = tokio::spawn(async move { alive.say_alive().await });
+    let watched = service.clone();
+    let clock = tokio::spawn(async move { watched.watch_clock().await });
 
     tracing::info!(%address, "toygres {} serves", env!("CARGO_PKG_VERSION"));
     let router = http::router(service, config);
@@ -233,7 +237,7 @@ async fn run_on(
         transport::serve(listener, router, tls, limits, end.clone(), config.shutdown_grace),
     );
 
-    for task in [changes, alive].into_iter().chain(sweeper) {
+    for task in [changes, alive, clock].into_iter().chain(sweeper) {
         task.await.ok();
     }
     if let Some(workers) = workers {

@@ -5,6 +5,7 @@
 //! for.
 
 mod calls;
+mod clock;
 mod contain;
 mod neighbours;
 mod provider;
@@ -17,6 +18,7 @@ pub(crate) use verdict::{TOO_LARGE, Verdict, transient_sqlstate, verdict};
 
 use crate::slots::Slots;
 use calls::{Call, Timed};
+use clock::Clock;
 use duroxide::providers::{Provider, ProviderError, WorkItem};
 use neighbours::Outbox;
 use queue::Queue;
@@ -91,6 +93,7 @@ pub struct Store {
     inner: Arc<dyn Provider>,
     guards: Guards,
     queues: Arc<Queues>,
+    clock: Clock,
     turns: Turns,
     outbox: Option<Arc<Outbox>>,
     tasks: Vec<JoinHandle<()>>,
@@ -114,6 +117,7 @@ impl Store {
             inner,
             guards,
             queues,
+            clock: Clock::default(),
             turns: Turns::new(MOST_TURNS),
             outbox: None,
             tasks,
@@ -150,6 +154,17 @@ impl Store {
         Instant::now().saturating_duration_since(latest)
     }
 
+    /// Says how far this machine's clock is ahead of the database's. Away by more than 2 s it takes no work.
+    pub fn clock_seen(&self, ahead_ms: i64) {
+        self.clock.seen(ahead_ms);
+    }
+
+    /// Whether locks and timers may go by this machine's clock.
+    #[must_use]
+    pub fn clock_fits(&self) -> bool {
+        self.clock.fits()
+    }
+
     /// Takes work (again).
     pub fn open(&self) {
         self.queues.orchestrations.open();
@@ -178,12 +193,15 @@ impl Store {
         answer
     }
 
-    /// As [`pass`](Self::pass), for those.
+    /// As [`pass`](Self::pass), for those. With a clock that does not fit there is nothing to be found.
     async fn look<T>(
         &self,
         call: Call,
         answer: impl Future<Output = Answer<Option<T>>>,
     ) -> Answer<Option<T>> {
+        if !self.clock.fits() {
+            return Ok(None);
+        }
         let mut timed = Timed::new(call);
         let answer = answer.await;
         if let Ok(None) = answer {

@@ -2,6 +2,7 @@
 
 use super::Service;
 use crate::config::Mode;
+use chrono::TimeDelta;
 use std::time::Duration;
 use toygres_cms::Origin;
 use toygres_models::server::{Check, Drift, EffectiveSetting, Probe, ServerHealth, ServerStats, Worker};
@@ -11,8 +12,8 @@ use toygres_telemetry::events::PoolSeen;
 
 /// Workers ask for work about once a second. Silence for so long means that they are gone.
 const NO_FETCH_LIMIT: Duration = Duration::from_secs(60);
-/// Leases and timers use clocks: more difference to the database's is not safe.
-const CLOCK_SKEW_LIMIT_MS: i64 = 2000;
+/// How often the clocks are compared. Between, one that is set is noticed too.
+const CLOCK_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often a process says that it lives.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
@@ -47,13 +48,7 @@ impl Service {
         match tokio::time::timeout(Duration::from_secs(2), self.cms.clock_skew()).await {
             Ok(Ok(skew)) => {
                 checks.push(check("database", true, "answers".to_owned()));
-                let milliseconds = skew.num_milliseconds();
-                let ok = milliseconds.abs() < CLOCK_SKEW_LIMIT_MS;
-                checks.push(check(
-                    "clock",
-                    ok,
-                    format!("{milliseconds} ms behind the database's"),
-                ));
+                checks.push(self.clock(skew));
             }
             Ok(Err(error)) => checks.push(check("database", false, error.to_string())),
             Err(_) => checks.push(check("database", false, "does not answer within 2 s".to_owned())),
@@ -77,6 +72,51 @@ impl Service {
             ));
         }
         probe(checks)
+    }
+
+    fn clock(&self, skew: TimeDelta) -> Check {
+        let milliseconds = skew.num_milliseconds();
+        self.engine.clock_seen(-milliseconds);
+        let fits = self.engine.clock_fits();
+        let consequence = match fits {
+            true => "",
+            false => ": no work is taken until it is set right",
+        };
+        check(
+            "clock",
+            fits,
+            format!("{milliseconds} ms behind the database's{consequence}"),
+        )
+    }
+
+    /// Compares this machine's clock with the database's once.
+    pub(crate) async fn compare_clocks(&self) {
+        let before = self.engine.clock_fits();
+        // Without the database there is no work either.
+        let Ok(skew) = self.cms.clock_skew().await else {
+            return;
+        };
+        let check = self.clock(skew);
+        match (before, check.ok) {
+            (true, false) => tracing::error!(
+                "this machine's clock is {}; set it, by NTP for example",
+                check.message
+            ),
+            (false, true) => tracing::info!("this machine's clock is right again, and work is taken"),
+            _ => {}
+        }
+    }
+
+    /// Does so again and again, until told to stop.
+    pub(crate) async fn watch_clock(&self) {
+        let stop = self.changes.stop();
+        while stop
+            .run_until_cancelled(tokio::time::sleep(CLOCK_PERIOD))
+            .await
+            .is_some()
+        {
+            self.compare_clocks().await;
+        }
     }
 
     pub(crate) async fn stats(&self) -> Result<ServerStats> {
