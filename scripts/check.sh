@@ -61,7 +61,7 @@ architecture() {
     forbidden "an HTTP handler calls the service, nothing beneath it" '\b(sqlx|kube|duroxide)\b' toygres-server/src/http ||
         status=1
     # What only tests read is no configuration.
-    mapfile -t sources < <(find toygres-*/src -name '*.rs' ! -path 'toygres-testing/*' ! -path toygres-server/src/config.rs)
+    mapfile -t sources < <(find toygres-*/src -name '*.rs' ! -path 'toygres-testing/*' ! -path 'toygres-chaos/*' ! -path toygres-server/src/config.rs)
     forbidden "the environment is read in toygres-server/src/config.rs only" 'env::vars?(_os)?\b' "${sources[@]}" || status=1
     forbidden "the command line sees the server by HTTP only" '\b(sqlx|toygres_(cms|engine|platform|activities|orchestrations))\b' \
         toygres-cli/src || status=1

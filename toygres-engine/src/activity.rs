@@ -6,10 +6,11 @@ use crate::failure::{Failure, FailureClass};
 use crate::slots::Slots;
 use duroxide::runtime::registry::{ActivityRegistry, ActivityRegistryBuilder};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind, Result, Scope};
 use toygres_telemetry::Event;
@@ -111,12 +112,28 @@ impl ActivityContext {
     }
 }
 
+/// One try of an activity's work, which may be done any number of times. What it answers is JSON.
+pub type Work = Arc<dyn Fn() -> BoxFuture<'static, Result<serde_json::Value>> + Send + Sync>;
+
+/// Stands between the engine and the work of every activity, so that tests can have it fail, run twice, or be the last
+/// thing that the process does.
+pub trait Interceptor: Send + Sync + 'static {
+    /// Answers in place of the work of the activity of this name, by doing it or not.
+    fn intercept(
+        &self,
+        activity_name: &'static str,
+        scope: Option<Scope>,
+        work: Work,
+    ) -> BoxFuture<'_, Result<serde_json::Value>>;
+}
+
 /// The activities that a process can run, and what they work with.
 pub struct Activities<D> {
     package: &'static str,
     deps: Arc<D>,
     names: Vec<String>,
     slots: Arc<Slots>,
+    interceptor: Arc<OnceLock<Arc<dyn Interceptor>>>,
     registry: ActivityRegistryBuilder,
 }
 
@@ -129,8 +146,16 @@ impl<D: Send + Sync + 'static> Activities<D> {
             deps,
             names: Vec::new(),
             slots: Arc::default(),
+            interceptor: Arc::default(),
             registry: ActivityRegistry::builder(),
         }
+    }
+
+    /// Has `interceptor` stand before all of them. The first one stays.
+    #[must_use]
+    pub fn intercepted_by(self, interceptor: Arc<dyn Interceptor>) -> Self {
+        self.interceptor.get_or_init(|| interceptor);
+        self
     }
 
     /// Adds an activity.
@@ -153,12 +178,14 @@ impl<D: Send + Sync + 'static> Activities<D> {
         let name = engine_name::<A>();
         assert!(!self.names.contains(&name), "activity {name} is registered twice");
         let slots = Arc::clone(&self.slots);
+        let interceptor = Arc::clone(&self.interceptor);
         self.registry = self.registry.register(name.clone(), move |cx, input| {
             let deps = Arc::clone(&deps);
             let slots = Arc::clone(&slots);
+            let interceptor = interceptor.get().cloned();
             async move {
                 let slot = slots.begin();
-                let result = run::<A>(&deps, cx, &input).await;
+                let result = run::<A>(deps, cx, &input, interceptor).await;
                 slot.finish();
                 result.map_err(|failure| failure.encode())
             }
@@ -240,9 +267,10 @@ impl Drop for Try<'_> {
 
 /// One try: span, time-out, panics, errors, size of the output.
 async fn run<A: Activity>(
-    deps: &A::Deps,
+    deps: Arc<A::Deps>,
     cx: duroxide::ActivityContext,
     input: &str,
+    interceptor: Option<Arc<dyn Interceptor>>,
 ) -> Result<String, Failure> {
     let begun = Instant::now();
     let (traceparent, attempt, more, body) = match envelope::open::<A::Input>(input) {
@@ -255,11 +283,11 @@ async fn run<A: Activity>(
         }) => (traceparent, attempt, more, Ok(body)),
         Err(failure) => (None, 1, false, Err(failure)),
     };
-    let cx = ActivityContext {
+    let cx = Arc::new(ActivityContext {
         inner: cx,
         attempt,
         traceparent,
-    };
+    });
     let span = tracing::info_span!(
         "activity",
         otel.name = A::NAME,
@@ -292,7 +320,7 @@ async fn run<A: Activity>(
         };
         let mut detail = None;
         let result = match body {
-            Ok(body) => match work::<A>(deps, &cx, body).await {
+            Ok(body) => match intercepted::<A>(interceptor, deps, &cx, body).await {
                 Ok(output) => envelope::encode(&output),
                 Err(error) => {
                     // The only place that sees the inward side: what goes on from here is stored and logged by
@@ -307,6 +335,32 @@ async fn run<A: Activity>(
         result
     };
     work.instrument(span).await
+}
+
+/// The work, or what an interceptor makes of it.
+async fn intercepted<A: Activity>(
+    interceptor: Option<Arc<dyn Interceptor>>,
+    deps: Arc<A::Deps>,
+    cx: &Arc<ActivityContext>,
+    input: A::Input,
+) -> Result<A::Output> {
+    let Some(interceptor) = interceptor else {
+        return work::<A>(&deps, cx, input).await;
+    };
+    let json = |what, cause: serde_json::Error| Error::internal(format!("{what} of {}: {cause}", A::NAME));
+    let scope = A::about(&input).copied();
+    let input = serde_json::to_value(&input).map_err(|cause| json("the input", cause))?;
+    let cx = Arc::clone(cx);
+    let work: Work = Arc::new(move || {
+        let (deps, cx, input) = (Arc::clone(&deps), Arc::clone(&cx), input.clone());
+        Box::pin(async move {
+            let input = serde_json::from_value(input).map_err(|cause| json("the input", cause))?;
+            let output = work::<A>(&deps, &cx, input).await?;
+            serde_json::to_value(&output).map_err(|cause| json("the output", cause))
+        })
+    });
+    let output = interceptor.intercept(A::NAME, scope, work).await?;
+    serde_json::from_value(output).map_err(|cause| json("the output", cause))
 }
 
 /// The work itself. Panics and time-outs are errors like others.

@@ -26,7 +26,7 @@ mod slots;
 mod sql;
 pub mod store;
 
-pub use activity::{Activities, Activity, ActivityContext};
+pub use activity::{Activities, Activity, ActivityContext, Interceptor, Work};
 pub use actor::actor_id;
 pub use call::{RetryPolicy, call, call_with};
 pub use child::{CHILD_CHECK_PERIOD, run_child, run_child_checking};

@@ -9,4 +9,4 @@ mod service;
 mod sweeper;
 pub mod transport;
 
-pub use runtime::{run, run_with, serve};
+pub use runtime::{Parts, run, run_with, serve};

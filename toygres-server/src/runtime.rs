@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use toygres_activities::{Deps, Settings};
 use toygres_cms::{Cms, MasterKey};
-use toygres_engine::{Engine, EngineConfig};
+use toygres_engine::{Engine, EngineConfig, Interceptor};
 use toygres_models::{Error, ErrorKind, Result, Secret};
 use toygres_platform::Platform;
 use toygres_platform::kubernetes::{Duty, KubernetesConfig, KubernetesPlatform};
@@ -97,10 +97,19 @@ async fn stop_at_signal(stop: CancellationToken) {
 /// # Errors
 /// Whatever keeps it from starting.
 pub async fn run(config: ServerConfig, listener: TcpListener, stop: CancellationToken) -> Result<()> {
-    run_with(config, listener, stop, None).await
+    run_with(config, listener, stop, Parts::default()).await
 }
 
-/// As [`run`], on a platform that is handed in: for tests and benchmarks.
+/// What tests and benchmarks hand in.
+#[derive(Default)]
+pub struct Parts {
+    /// The platform, in place of the configured one.
+    pub platform: Option<Arc<dyn Platform>>,
+    /// What stands before every activity.
+    pub interceptor: Option<Arc<dyn Interceptor>>,
+}
+
+/// As [`run`], with parts that are handed in: for tests and benchmarks.
 ///
 /// # Errors
 /// As [`run`].
@@ -108,7 +117,7 @@ pub async fn run_with(
     config: ServerConfig,
     listener: TcpListener,
     stop: CancellationToken,
-    platform: Option<Arc<dyn Platform>>,
+    parts: Parts,
 ) -> Result<()> {
     let files = config.tls.as_ref();
     let tls = files
@@ -123,7 +132,7 @@ pub async fn run_with(
         (None, Some(embedded)) => embedded.url(),
         (None, None) => return Err(Error::internal("no control database")),
     };
-    let result = run_on(&config, &database_url, listener, tls, stop, platform).await;
+    let result = run_on(&config, &database_url, listener, tls, stop, parts).await;
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -136,7 +145,7 @@ async fn run_on(
     listener: TcpListener,
     tls: Option<Tls>,
     stop: CancellationToken,
-    platform: Option<Arc<dyn Platform>>,
+    parts: Parts,
 ) -> Result<()> {
     let started = Instant::now();
     // After the delay: from then on nothing more is taken.
@@ -148,7 +157,7 @@ async fn run_on(
     toygres_cms::migrate(&pool).await?;
     let cms = Cms::new(pool.clone(), master_key(config)?);
     cms.check_master_key().await?;
-    let platform = match platform {
+    let platform = match parts.platform {
         Some(platform) => platform,
         None => open_platform(config).await?,
     };
@@ -197,14 +206,12 @@ async fn run_on(
         Mode::Api => None,
         Mode::Worker | Mode::All => {
             let deps = Arc::new(Deps::new(cms.clone(), service.platform.clone(), settings));
-            Some(
-                engine
-                    .start(
-                        toygres_activities::registry(deps),
-                        toygres_orchestrations::registry(),
-                    )
-                    .await,
-            )
+            let activities = toygres_activities::registry(deps);
+            let activities = match parts.interceptor {
+                Some(interceptor) => activities.intercepted_by(interceptor),
+                None => activities,
+            };
+            Some(engine.start(activities, toygres_orchestrations::registry()).await)
         }
     };
     let sweeper = workers.is_some().then(|| {

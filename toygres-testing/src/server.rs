@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use toygres_engine::Interceptor;
 use toygres_models::instances::{Connection, InstanceAccepted};
 use toygres_models::operations::Operation;
 use toygres_platform::Platform;
+use toygres_server::Parts;
 use toygres_server::config::{ConfigOverrides, ServerConfig};
 
 /// How long a test waits for an operation. Far more than it takes, so that a busy machine fails no test.
@@ -41,6 +43,8 @@ pub struct TestServerOptions {
     pub settings: Vec<(String, String)>,
     /// The platform; none: real processes in the home.
     pub platform: Option<Arc<dyn Platform>>,
+    /// What stands before every activity.
+    pub interceptor: Option<Arc<dyn Interceptor>>,
 }
 
 impl TestServer {
@@ -91,7 +95,10 @@ impl TestServer {
             config,
             listener,
             stop.clone(),
-            options.platform,
+            Parts {
+                platform: options.platform,
+                interceptor: options.interceptor,
+            },
         ));
         let mut server = Self {
             url,
@@ -204,6 +211,7 @@ impl Default for TestServerOptions {
             home: None,
             settings,
             platform: None,
+            interceptor: None,
         }
     }
 }

@@ -245,6 +245,7 @@ async fn serve(config: &KubernetesConfig, kept: Option<(String, Arc<TestHome>)>)
             CHECKED_EVERY_SECONDS.to_owned(),
         )],
         platform: Some(Arc::new(platform)),
+        ..TestServerOptions::default()
     })
     .await
 }

@@ -1,0 +1,95 @@
+//! What was injected, and what came of it.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Names the file that accounts are appended to, one JSON document a line.
+const FILE: &str = "TOYGRES_CHAOS_ACCOUNT";
+/// The number that all randomness comes of.
+const SEED: &str = "TOYGRES_CHAOS_SEED";
+/// Set: as long as it takes to trust it, rather than as long as everybody waits for a test.
+const LONG: &str = "TOYGRES_CHAOS_LONG";
+
+/// Whether the long versions of the tests are wanted.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var(LONG).is_ok_and(|value| value == "true")
+}
+
+/// Randomness for the test of this name: the same for the same seed, which is printed.
+#[must_use]
+pub fn random(test: &str) -> StdRng {
+    let given = std::env::var(SEED).ok();
+    let seed: u64 = match given {
+        Some(text) => text.parse().expect("TOYGRES_CHAOS_SEED is a number"),
+        None => rand::random(),
+    };
+    eprintln!("{test}: to do the same again, set {SEED}={seed}");
+    let name: u64 = test
+        .bytes()
+        .fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    StdRng::seed_from_u64(seed ^ name)
+}
+
+/// The account of one sort of fault. Written down when it is dropped, unless the test failed.
+pub struct Account {
+    area: &'static str,
+    fault: String,
+    injected: u64,
+    lost: u64,
+    recoveries: Vec<Duration>,
+}
+
+impl Account {
+    /// Of a fault (a few words for people) in this area (`crash`, `database`).
+    #[must_use]
+    pub fn new(area: &'static str, fault: impl Into<String>) -> Self {
+        Self {
+            area,
+            fault: fault.into(),
+            injected: 0,
+            lost: 0,
+            recoveries: Vec::new(),
+        }
+    }
+
+    /// It was injected so many times more.
+    pub fn injected(&mut self, times: usize) {
+        self.injected += times as u64;
+    }
+
+    /// So many things were lost or doubled by it. The test should then fail.
+    pub fn lost(&mut self, things: usize) {
+        self.lost += things as u64;
+    }
+
+    /// All was well again after so long.
+    pub fn recovered(&mut self, after: Duration) {
+        self.recoveries.push(after);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let Some(path) = std::env::var_os(FILE).filter(|_| !std::thread::panicking()) else {
+            return;
+        };
+        self.recoveries.sort();
+        let middle = self.recoveries.get(self.recoveries.len() / 2);
+        let line = json!({
+            "area": self.area,
+            "fault": self.fault,
+            "injected": self.injected,
+            "lost": self.lost,
+            "recovery_seconds_median": middle.map(Duration::as_secs_f64),
+            "recovery_seconds_longest": self.recoveries.last().map(Duration::as_secs_f64),
+        });
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).open(path).unwrap();
+        // One write: others append too.
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}

@@ -1,0 +1,180 @@
+//! Faults at the activities.
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use toygres_engine::{Interceptor, Work};
+use toygres_models::{Error, ErrorKind, Result, Scope};
+
+/// Holds the fault, in the directory of a server's faults.
+const PLAN: &str = "fault.json";
+/// Bears a line for each time that it was met.
+const HITS: &str = "hits";
+
+/// What is to go wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// The activity.
+    pub activity: String,
+    /// Only where it is a step of an operation, or only where it is not.
+    pub of_operation: bool,
+    /// When.
+    pub moment: Moment,
+    /// What.
+    pub effect: Effect,
+    /// How often.
+    pub times: u32,
+}
+
+/// Before or after the work of the activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moment {
+    /// Nothing is done yet.
+    Before,
+    /// It is done, and nobody knows.
+    After,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// The process is gone, as by SIGKILL.
+    Crash,
+    /// An error that no retry helps against.
+    Fatal,
+    /// An error that can pass.
+    Unavailable,
+    /// The time is up.
+    Timeout,
+    /// The work is done once more.
+    Again,
+    /// A defect.
+    Panic,
+}
+
+/// A call of an activity that took place.
+#[derive(Clone)]
+pub struct Call {
+    /// The activity.
+    pub activity: &'static str,
+    /// Whom it was about.
+    pub scope: Option<Scope>,
+    /// Does its work again.
+    pub work: Work,
+    /// What it answered.
+    pub answer: Result<Value, String>,
+}
+
+/// Stands before every activity. What goes wrong stands in a directory, where other processes can change it.
+pub struct Faults {
+    directory: PathBuf,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl Faults {
+    /// The faults of this directory, which is there.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            calls: Mutex::default(),
+        }
+    }
+
+    /// From now on this goes wrong; `None`: nothing. Forgets how often the last one was met.
+    pub fn plan(directory: &Path, fault: Option<&Fault>) {
+        std::fs::remove_file(directory.join(PLAN)).ok();
+        std::fs::remove_file(directory.join(HITS)).ok();
+        if let Some(fault) = fault {
+            let written = directory.join("fault.new");
+            std::fs::write(&written, serde_json::to_vec(fault).unwrap()).unwrap();
+            std::fs::rename(written, directory.join(PLAN)).unwrap();
+        }
+    }
+
+    /// How often the fault was met.
+    #[must_use]
+    pub fn hits(directory: &Path) -> usize {
+        std::fs::read_to_string(directory.join(HITS)).map_or(0, |hits| hits.lines().count())
+    }
+
+    /// The calls that took place in this process.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The planned effect, if this is its place, and the times are not used up.
+    fn met(&self, activity: &str, scope: Option<Scope>, moment: Moment) -> Option<Effect> {
+        let plan = std::fs::read(self.directory.join(PLAN)).ok()?;
+        let fault: Fault = serde_json::from_slice(&plan).unwrap();
+        let of_operation = scope.is_some_and(|scope| scope.operation_id.is_some());
+        let here =
+            (fault.activity.as_str(), fault.of_operation, fault.moment) == (activity, of_operation, moment);
+        // Several can come here at once; one after the other they look whether there are times left.
+        let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if !here || Self::hits(&self.directory) >= fault.times as usize {
+            return None;
+        }
+        let path = self.directory.join(HITS);
+        let mut hits = std::fs::read_to_string(&path).unwrap_or_default();
+        hits.push_str("hit\n");
+        std::fs::write(path, hits).unwrap();
+        Some(fault.effect)
+    }
+}
+
+fn error(effect: Effect) -> Error {
+    let (kind, code) = match effect {
+        Effect::Unavailable => (ErrorKind::Unavailable, "planned_outage"),
+        Effect::Timeout => (ErrorKind::Timeout, "planned_timeout"),
+        _ => (ErrorKind::Config, "planned_fault"),
+    };
+    Error::new(kind, code, "this was to go wrong")
+}
+
+async fn strike(effect: Effect, work: &Work) -> Result<()> {
+    match effect {
+        Effect::Crash => {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+            std::future::pending().await
+        }
+        Effect::Again => work().await.map(drop),
+        Effect::Panic => panic!("a planned defect"),
+        Effect::Fatal | Effect::Unavailable | Effect::Timeout => Err(error(effect)),
+    }
+}
+
+impl Interceptor for Faults {
+    fn intercept(
+        &self,
+        activity: &'static str,
+        scope: Option<Scope>,
+        work: Work,
+    ) -> BoxFuture<'_, Result<Value>> {
+        Box::pin(async move {
+            if let Some(effect) = self.met(activity, scope, Moment::Before) {
+                strike(effect, &work).await?;
+            }
+            let answer = work().await;
+            self.calls
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Call {
+                    activity,
+                    scope,
+                    work: work.clone(),
+                    answer: match &answer {
+                        Ok(value) => Ok(value.clone()),
+                        Err(error) => Err(error.code().to_owned()),
+                    },
+                });
+            if let Some(effect) = self.met(activity, scope, Moment::After) {
+                strike(effect, &work).await?;
+            }
+            answer
+        })
+    }
+}

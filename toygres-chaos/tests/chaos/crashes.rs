@@ -1,0 +1,220 @@
+//! The server dies before and after every activity: what comes of it is the same as without.
+
+use crate::{PATIENCE, real_server};
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::Value;
+use std::time::Instant;
+use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess};
+use toygres_models::InstanceId;
+use toygres_models::operations::OperationState;
+use toygres_testing::{TestPostgres, wait_for};
+
+/// How many servers are crashed at the same time: they mostly wait for a lock to run out.
+const AT_THE_SAME_TIME: usize = 6;
+
+/// Which activities are called while an instance is made, watched and deleted, outside an operation or as a step of one.
+/// Whatever is registered must be here, so that what is new can't be forgotten.
+const CALLED: [(&str, During, bool); 13] = [
+    ("cms-load-intent", During::Create, false),
+    ("cms-begin-operation", During::Create, true),
+    ("deploy-postgres", During::Create, true),
+    ("wait-for-ready", During::Create, true),
+    ("test-connection", During::Create, true),
+    ("cms-record-running", During::Create, true),
+    ("test-connection", During::Watch, false),
+    ("cms-record-health-check", During::Watch, false),
+    ("cms-load-intent", During::Delete, false),
+    ("cms-begin-operation", During::Delete, true),
+    ("remove-postgres", During::Delete, true),
+    ("verify-gone", During::Delete, true),
+    ("cms-record-end", During::Delete, true),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum During {
+    Create,
+    Watch,
+    Delete,
+}
+
+/// What can be seen of an instance that does not differ from run to run.
+async fn seen(server: &ServerProcess, id: InstanceId) -> Value {
+    let mut instance = server.get(&format!("/api/instances/{id}")).await;
+    let operations = server.get("/api/operations").await;
+    let told: Vec<Value> = operations
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|operation| {
+            let steps = operation["steps"].as_array().unwrap().iter();
+            let steps: Vec<_> = steps
+                .map(|step| (step["name"].clone(), step["state"].clone()))
+                .collect();
+            serde_json::json!([operation["kind"], operation["state"], operation["error"], steps])
+        })
+        .collect();
+    let events = server.get(&format!("/api/instances/{id}/events")).await;
+    let events: Vec<&Value> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| &event["kind"])
+        .collect();
+    serde_json::json!({
+        "state": instance["state"].take(),
+        "health": instance["health_status"].take(),
+        "operations": told,
+        "events": events,
+        "objects": objects(server),
+    })
+}
+
+/// The directories of instances in the server's home, and what they hold.
+fn objects(server: &ServerProcess) -> Vec<String> {
+    let mut found = Vec::new();
+    for place in ["instances", "trash"] {
+        for entry in std::fs::read_dir(server.home().join(place))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let kind = name
+                .rsplit_once('-')
+                .map_or(name.as_str(), |(name, _)| name)
+                .to_owned();
+            let mut inside: Vec<String> = std::fs::read_dir(entry.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            inside.sort();
+            found.push(format!("{place}/{kind}: {}", inside.join(" ")));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Makes an instance, watches it and deletes it, with the fault in its time; what was seen after each.
+async fn life(
+    postgres: &TestPostgres,
+    fault: Option<(During, &Fault)>,
+) -> (Value, Value, Option<std::time::Duration>) {
+    let mut server = real_server(postgres).await;
+    let mut recovery = None;
+    let planned = |during: During| {
+        fault
+            .filter(|(planned, _)| *planned == during)
+            .map(|(_, fault)| fault)
+    };
+
+    server.plan(planned(During::Create));
+    let created = server.create("survivor").await;
+    if planned(During::Create).is_some() {
+        recovery = Some(die_and_rise(&mut server).await);
+    }
+    let operation = server.ended(&created).await;
+    assert_eq!(
+        operation.state,
+        OperationState::Succeeded,
+        "{fault:?}: {operation:?}"
+    );
+
+    server.plan(planned(During::Watch));
+    if planned(During::Watch).is_some() {
+        recovery = Some(die_and_rise(&mut server).await);
+    }
+    let checks = || async {
+        server
+            .get("/api/instances/survivor/health")
+            .await
+            .as_array()
+            .map_or(0, Vec::len)
+    };
+    let before = checks().await;
+    wait_for("two more health checks", PATIENCE, || async {
+        (checks().await >= before + 2).then_some(())
+    })
+    .await;
+    let running = seen(&server, created.instance.id).await;
+
+    server.plan(planned(During::Delete));
+    let deleted = server.request_delete("survivor").await;
+    if planned(During::Delete).is_some() {
+        recovery = Some(die_and_rise(&mut server).await);
+    }
+    let operation = server.ended(&deleted).await;
+    assert_eq!(
+        operation.state,
+        OperationState::Succeeded,
+        "{fault:?}: {operation:?}"
+    );
+    let gone = seen(&server, created.instance.id).await;
+    (running, gone, recovery)
+}
+
+/// Waits until the fault has killed it, and starts it again without; how long until it was ready.
+async fn die_and_rise(server: &mut ServerProcess) -> std::time::Duration {
+    let log = server.log();
+    let died = tokio::time::timeout(PATIENCE, server.exited()).await;
+    let signal = died.unwrap_or_else(|_| panic!("the crash point was not reached: {}", log.display()));
+    assert_eq!((signal, server.hits()), (Some(9), 1), "it died of the fault");
+    let begun = Instant::now();
+    server.plan(None);
+    server.start_again().await;
+    begun.elapsed()
+}
+
+#[test]
+fn every_activity_is_crashed() {
+    let named: std::collections::BTreeSet<&str> = CALLED.iter().map(|(name, ..)| *name).collect();
+    let registered: std::collections::BTreeSet<&str> = toygres_activities::NAMES.iter().copied().collect();
+    assert_eq!(named, registered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_before_or_after_any_activity_changes_nothing() {
+    let postgres = TestPostgres::start().await;
+    let (running, gone, _) = life(&postgres, None).await;
+    let points: Vec<(During, Fault)> = CALLED
+        .iter()
+        .flat_map(|(activity, during, of_operation)| {
+            [Moment::Before, Moment::After].map(|moment| {
+                let fault = Fault {
+                    activity: (*activity).to_owned(),
+                    of_operation: *of_operation,
+                    moment,
+                    effect: Effect::Crash,
+                    times: 1,
+                };
+                (*during, fault)
+            })
+        })
+        .collect();
+    let lives = stream::iter(points.iter().map(async |(during, fault)| {
+        let begun = Instant::now();
+        let life = life(&postgres, Some((*during, fault))).await;
+        eprintln!(
+            "{:?} {} during {during:?}: {:?}",
+            fault.moment,
+            fault.activity,
+            begun.elapsed()
+        );
+        (during, fault, life)
+    }));
+    let mut account = Account::new(
+        "crash",
+        "SIGKILL of the server before and after each activity of create, watch and delete",
+    );
+    let mut lives = lives.buffer_unordered(AT_THE_SAME_TIME);
+    while let Some((during, fault, (running_after, gone_after, recovery))) = lives.next().await {
+        let point = format!("{:?} {} during {during:?}", fault.moment, fault.activity);
+        assert_eq!(running_after, running, "{point}: as it runs");
+        assert_eq!(gone_after, gone, "{point}: as it is gone");
+        account.injected(1);
+        account.recovered(recovery.expect("it died"));
+    }
+}
