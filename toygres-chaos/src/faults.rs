@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use toygres_engine::{Interceptor, Work};
 use toygres_models::{Error, ErrorKind, Result, Scope};
 
-/// Holds the fault, in the directory of a server's faults.
-const PLAN: &str = "fault.json";
-/// Bears a line for each time that it was met.
+/// Holds the faults, in the directory of a server's faults.
+const PLAN: &str = "faults.json";
+/// Bears a line for each time that one was met: its place among them.
 const HITS: &str = "hits";
 
 /// What is to go wrong, and where.
@@ -85,19 +85,22 @@ impl Faults {
 
     /// From now on this goes wrong; `None`: nothing. Forgets how often the last one was met.
     pub fn plan(directory: &Path, fault: Option<&Fault>) {
-        std::fs::remove_file(directory.join(PLAN)).ok();
-        std::fs::remove_file(directory.join(HITS)).ok();
-        if let Some(fault) = fault {
-            let written = directory.join("fault.new");
-            std::fs::write(&written, serde_json::to_vec(fault).unwrap()).unwrap();
-            std::fs::rename(written, directory.join(PLAN)).unwrap();
-        }
+        Self::plan_all(directory, fault.map(std::slice::from_ref).unwrap_or_default());
     }
 
-    /// How often the fault was met.
+    /// From now on each of these goes wrong. Forgets how often others were met.
+    pub fn plan_all(directory: &Path, faults: &[Fault]) {
+        let written = directory.join("faults.new");
+        std::fs::write(&written, serde_json::to_vec(faults).unwrap()).unwrap();
+        std::fs::remove_file(directory.join(PLAN)).ok();
+        std::fs::remove_file(directory.join(HITS)).ok();
+        std::fs::rename(written, directory.join(PLAN)).unwrap();
+    }
+
+    /// How often a fault was met.
     #[must_use]
     pub fn hits(directory: &Path) -> usize {
-        std::fs::read_to_string(directory.join(HITS)).map_or(0, |hits| hits.lines().count())
+        hits(directory).len()
     }
 
     /// The calls that took place in this process.
@@ -109,21 +112,26 @@ impl Faults {
     /// The planned effect, if this is its place, and the times are not used up.
     fn met(&self, activity: &str, scope: Option<Scope>, moment: Moment) -> Option<Effect> {
         let plan = std::fs::read(self.directory.join(PLAN)).ok()?;
-        let fault: Fault = serde_json::from_slice(&plan).unwrap();
+        let faults: Vec<Fault> = serde_json::from_slice(&plan).unwrap();
         let of_operation = scope.is_some_and(|scope| scope.operation_id.is_some());
-        let here =
-            (fault.activity.as_str(), fault.of_operation, fault.moment) == (activity, of_operation, moment);
         // Several can come here at once; one after the other they look whether there are times left.
         let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if !here || Self::hits(&self.directory) >= fault.times as usize {
-            return None;
-        }
-        let path = self.directory.join(HITS);
-        let mut hits = std::fs::read_to_string(&path).unwrap_or_default();
-        hits.push_str("hit\n");
-        std::fs::write(path, hits).unwrap();
+        let mut hits = hits(&self.directory);
+        let (place, fault) = faults.iter().enumerate().find(|(place, fault)| {
+            let here = (fault.activity.as_str(), fault.of_operation, fault.moment)
+                == (activity, of_operation, moment);
+            here && hits.iter().filter(|hit| *hit == place).count() < fault.times as usize
+        })?;
+        hits.push(place);
+        let lines: String = hits.iter().map(|hit| format!("{hit}\n")).collect();
+        std::fs::write(self.directory.join(HITS), lines).unwrap();
         Some(fault.effect)
     }
+}
+
+fn hits(directory: &Path) -> Vec<usize> {
+    let hits = std::fs::read_to_string(directory.join(HITS)).unwrap_or_default();
+    hits.lines().map(|hit| hit.parse().unwrap()).collect()
 }
 
 fn error(effect: Effect) -> Error {

@@ -202,7 +202,12 @@ impl ServerProcess {
         Faults::plan(&self.faults, fault);
     }
 
-    /// How often the fault was met.
+    /// From now on each of these goes wrong in it.
+    pub fn plan_all(&self, faults: &[Fault]) {
+        Faults::plan_all(&self.faults, faults);
+    }
+
+    /// How often a fault was met.
     #[must_use]
     pub fn hits(&self) -> usize {
         Faults::hits(&self.faults)

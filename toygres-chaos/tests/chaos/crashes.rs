@@ -1,102 +1,16 @@
 //! The server dies before and after every activity: what comes of it is the same as without.
 
-use crate::{PATIENCE, real_server};
+use crate::{CALLED, During, PATIENCE, real_server, seen};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::Value;
 use std::time::Instant;
 use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess};
-use toygres_models::InstanceId;
 use toygres_models::operations::OperationState;
 use toygres_testing::{TestPostgres, wait_for};
 
 /// How many servers are crashed at the same time: they mostly wait for a lock to run out.
 const AT_THE_SAME_TIME: usize = 6;
-
-/// Which activities are called while an instance is made, watched and deleted, outside an operation or as a step of one.
-/// Whatever is registered must be here, so that what is new can't be forgotten.
-const CALLED: [(&str, During, bool); 13] = [
-    ("cms-load-intent", During::Create, false),
-    ("cms-begin-operation", During::Create, true),
-    ("deploy-postgres", During::Create, true),
-    ("wait-for-ready", During::Create, true),
-    ("test-connection", During::Create, true),
-    ("cms-record-running", During::Create, true),
-    ("test-connection", During::Watch, false),
-    ("cms-record-health-check", During::Watch, false),
-    ("cms-load-intent", During::Delete, false),
-    ("cms-begin-operation", During::Delete, true),
-    ("remove-postgres", During::Delete, true),
-    ("verify-gone", During::Delete, true),
-    ("cms-record-end", During::Delete, true),
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum During {
-    Create,
-    Watch,
-    Delete,
-}
-
-/// What can be seen of an instance that does not differ from run to run.
-async fn seen(server: &ServerProcess, id: InstanceId) -> Value {
-    let mut instance = server.get(&format!("/api/instances/{id}")).await;
-    let operations = server.get("/api/operations").await;
-    let told: Vec<Value> = operations
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|operation| {
-            let steps = operation["steps"].as_array().unwrap().iter();
-            let steps: Vec<_> = steps
-                .map(|step| (step["name"].clone(), step["state"].clone()))
-                .collect();
-            serde_json::json!([operation["kind"], operation["state"], operation["error"], steps])
-        })
-        .collect();
-    let events = server.get(&format!("/api/instances/{id}/events")).await;
-    let events: Vec<&Value> = events
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|event| &event["kind"])
-        .collect();
-    serde_json::json!({
-        "state": instance["state"].take(),
-        "health": instance["health_status"].take(),
-        "operations": told,
-        "events": events,
-        "objects": objects(server),
-    })
-}
-
-/// The directories of instances in the server's home, and what they hold.
-fn objects(server: &ServerProcess) -> Vec<String> {
-    let mut found = Vec::new();
-    for place in ["instances", "trash"] {
-        for entry in std::fs::read_dir(server.home().join(place))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let kind = name
-                .rsplit_once('-')
-                .map_or(name.as_str(), |(name, _)| name)
-                .to_owned();
-            let mut inside: Vec<String> = std::fs::read_dir(entry.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect();
-            inside.sort();
-            found.push(format!("{place}/{kind}: {}", inside.join(" ")));
-        }
-    }
-    found.sort();
-    found
-}
 
 /// Makes an instance, watches it and deletes it, with the fault in its time; what was seen after each.
 async fn life(
