@@ -1,9 +1,10 @@
 //! What was injected, and what came of it.
 
+use crate::faults::append;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
-use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// Names the file that accounts are appended to, one JSON document a line.
@@ -22,6 +23,12 @@ pub fn long() -> bool {
 /// Randomness for the test of this name: the same for the same seed, which is printed.
 #[must_use]
 pub fn random(test: &str) -> StdRng {
+    StdRng::seed_from_u64(seed(test))
+}
+
+/// The seed of the test of this name, printed as that of the run.
+#[must_use]
+pub fn seed(test: &str) -> u64 {
     let given = std::env::var(SEED).ok();
     let seed: u64 = match given {
         Some(text) => text.parse().expect("TOYGRES_CHAOS_SEED is a number"),
@@ -31,7 +38,7 @@ pub fn random(test: &str) -> StdRng {
     let name: u64 = test
         .bytes()
         .fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    StdRng::seed_from_u64(seed ^ name)
+    seed ^ name
 }
 
 /// The account of one sort of fault. Written down when it is dropped, unless the test failed.
@@ -87,9 +94,6 @@ impl Drop for Account {
             "recovery_seconds_median": middle.map(Duration::as_secs_f64),
             "recovery_seconds_longest": self.recoveries.last().map(Duration::as_secs_f64),
         });
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.create(true).append(true).open(path).unwrap();
-        // One write: others append too.
-        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+        append(Path::new(&path), &line.to_string());
     }
 }

@@ -3,6 +3,7 @@
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use toygres_engine::{Interceptor, Work};
@@ -12,6 +13,8 @@ use toygres_models::{Error, ErrorKind, Result, Scope};
 const PLAN: &str = "faults.json";
 /// Bears a line for each time that one was met: its place among them.
 const HITS: &str = "hits";
+/// Bears the name of each activity that was run.
+const RUN: &str = "run";
 
 /// What is to go wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +106,12 @@ impl Faults {
         hits(directory).len()
     }
 
+    /// How many activities were run.
+    #[must_use]
+    pub fn activities_run(directory: &Path) -> usize {
+        std::fs::read_to_string(directory.join(RUN)).map_or(0, |run| run.lines().count())
+    }
+
     /// The calls that took place in this process.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -132,6 +141,13 @@ impl Faults {
 fn hits(directory: &Path) -> Vec<usize> {
     let hits = std::fs::read_to_string(directory.join(HITS)).unwrap_or_default();
     hits.lines().map(|hit| hit.parse().unwrap()).collect()
+}
+
+/// One write a line: others append too.
+pub(crate) fn append(path: &Path, line: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(path).unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 fn error(effect: Effect) -> Error {
@@ -167,6 +183,7 @@ impl Interceptor for Faults {
                 strike(effect, &work).await?;
             }
             let answer = work().await;
+            append(&self.directory.join(RUN), activity);
             self.calls
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

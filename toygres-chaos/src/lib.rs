@@ -3,6 +3,7 @@
 //! - [`Faults`] stands before every activity of a server and has it fail, run twice, or be the last thing it does.
 //! - [`ServerProcess`] is a server in a process of its own, that can be killed and stopped.
 //! - [`SharedPlatform`] is a platform that several processes share.
+//! - [`Link`] is the way between a server and its database, and what can happen on it.
 //! - [`Account`] keeps what was injected and what was lost; `scripts/chaos.sh` makes `docs/reliability.md` of it.
 #![allow(
     clippy::unwrap_used,
@@ -13,10 +14,12 @@
 
 mod account;
 mod faults;
+mod link;
 mod platform;
 mod process;
 
-pub use account::{Account, long, random};
+pub use account::{Account, long, random, seed};
 pub use faults::{Call, Effect, Fault, Faults, Moment};
+pub use link::{Link, Traffic};
 pub use platform::SharedPlatform;
 pub use process::{ServerOptions, ServerProcess, Setup};

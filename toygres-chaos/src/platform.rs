@@ -1,8 +1,10 @@
 //! A platform of files.
 
+use crate::faults::append;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +40,11 @@ impl SharedPlatform {
         self.directory.join(format!("{id}.json"))
     }
 
+    /// Has the process of this id stop itself, as by SIGSTOP, when it is just about to make an instance.
+    pub fn stop_before_making(directory: &Path, process: Pid) {
+        std::fs::write(stop_file(directory, process), "").unwrap();
+    }
+
     /// How often an instance was made.
     #[must_use]
     pub fn times_made(&self, id: InstanceId) -> usize {
@@ -57,6 +64,10 @@ impl SharedPlatform {
             doubt: None,
         })
     }
+}
+
+fn stop_file(directory: &Path, process: Pid) -> PathBuf {
+    directory.join(format!("stop-{}", process.as_raw_nonzero()))
 }
 
 fn read(path: &Path) -> Option<InstanceRef> {
@@ -92,19 +103,17 @@ impl Platform for SharedPlatform {
                 message,
             ));
         }
+        let stop = stop_file(&self.directory, getpid());
+        if std::fs::remove_file(stop).is_ok() {
+            kill_process(getpid(), Signal::STOP).unwrap();
+        }
         let new = self
             .directory
             .join(format!("new-{}", uuid::Uuid::new_v4().simple()));
         std::fs::write(&new, json!({ "id": spec.id, "name": spec.name }).to_string()).unwrap();
         // Of two that make it at once, one does.
         if std::fs::hard_link(&new, &file).is_ok() {
-            let mut options = std::fs::OpenOptions::new();
-            let mut made = options
-                .create(true)
-                .append(true)
-                .open(self.directory.join("made"))
-                .unwrap();
-            std::io::Write::write_all(&mut made, format!("{}\n", spec.id).as_bytes()).unwrap();
+            append(&self.directory.join("made"), &spec.id.to_string());
         }
         std::fs::remove_file(new).ok();
         Ok(())

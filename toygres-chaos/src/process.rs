@@ -1,6 +1,6 @@
 //! A server in a process of its own.
 
-use crate::{Fault, Faults};
+use crate::{Fault, Faults, SharedPlatform};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,14 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts one and waits until it is ready.
     pub async fn start(options: ServerOptions) -> Self {
+        let mut server = Self::new(options);
+        server.start_again().await;
+        server
+    }
+
+    /// One that does not run yet.
+    #[must_use]
+    pub fn new(options: ServerOptions) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -63,7 +71,7 @@ impl ServerProcess {
             .port();
         let faults = options.home.path().join(format!("faults-{port}"));
         std::fs::create_dir(&faults).unwrap();
-        let mut server = Self {
+        Self {
             url: format!("http://127.0.0.1:{port}"),
             options,
             port,
@@ -71,16 +79,13 @@ impl ServerProcess {
             client: reqwest::Client::new(),
             process: None,
             input: None,
-        };
-        server.begin();
-        server.ready().await;
-        server
+        }
     }
 
     /// The directory of a platform that is shared in this home.
     #[must_use]
-    pub fn shared_directory(home: &TestHome) -> PathBuf {
-        home.path().join("shared")
+    pub fn shared_directory(home: &Path) -> PathBuf {
+        home.join("shared")
     }
 
     /// Starts it again, on the same port, without waiting for it.
@@ -92,7 +97,7 @@ impl ServerProcess {
             shared: self
                 .options
                 .shared
-                .map(|port| (Self::shared_directory(&self.options.home), port)),
+                .map(|port| (Self::shared_directory(home), port)),
         };
         let log = std::fs::File::options()
             .create(true)
@@ -205,6 +210,18 @@ impl ServerProcess {
     /// From now on each of these goes wrong in it.
     pub fn plan_all(&self, faults: &[Fault]) {
         Faults::plan_all(&self.faults, faults);
+    }
+
+    /// How many activities it has run.
+    #[must_use]
+    pub fn activities_run(&self) -> usize {
+        Faults::activities_run(&self.faults)
+    }
+
+    /// Has it stop itself, as by SIGSTOP, when it is just about to make an instance on the shared platform.
+    pub fn stop_before_making(&self) {
+        let directory = Self::shared_directory(self.home());
+        SharedPlatform::stop_before_making(&directory, self.pid());
     }
 
     /// How often a fault was met.

@@ -9,13 +9,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
-use support::{Bystander, Local, Tmpfs, not_ready, settled, signal, wait_dead};
+use support::{Bystander, Local, not_ready, settled, signal, wait_dead};
 use toygres_models::ErrorKind;
 use toygres_models::operations::Reason;
 use toygres_platform::conformance::{Hooks, PASSWORD, connect, made, new_spec, ready_on};
 use toygres_platform::local::{LocalPlatform, Programs};
 use toygres_platform::{InstanceRef, Observation, Platform, Storage};
-use toygres_testing::{server_programs, wait_for};
+use toygres_testing::{Tmpfs, server_programs, wait_for};
 
 const MUST_EXIST: Storage = Storage::MustExist {
     system_identifier: None,

@@ -21,6 +21,7 @@ pub mod proxy;
 mod server;
 #[cfg(feature = "server")]
 mod stub;
+mod tmpfs;
 mod wait;
 
 pub use cluster::{devcluster, kubeconfig, needed};
@@ -36,4 +37,5 @@ pub use postgres::{TestDatabase, TestPostgres, server_programs};
 pub use server::{TestServer, TestServerOptions};
 #[cfg(feature = "server")]
 pub use stub::StubPlatform;
+pub use tmpfs::Tmpfs;
 pub use wait::wait_for;

@@ -104,6 +104,16 @@ impl TestPostgres {
         Self::begin(Some((certificate.to_owned(), key.to_owned()))).await
     }
 
+    /// The same in a directory of that one, which every user may go through.
+    pub async fn start_in(directory: &Path) -> Self {
+        let directory = directory.to_owned();
+        let server = tokio::task::spawn_blocking(move || Self::spawn_in(&directory, None))
+            .await
+            .unwrap();
+        server.wait_until_ready().await;
+        server
+    }
+
     async fn begin(tls: Option<(String, String)>) -> Self {
         let server = tokio::task::spawn_blocking(|| Self::spawn(tls)).await.unwrap();
         server.wait_until_ready().await;
@@ -111,7 +121,11 @@ impl TestPostgres {
     }
 
     fn spawn(tls: Option<(String, String)>) -> Self {
-        let directory = std::env::temp_dir().join(format!("toygres-test-{}", uuid::Uuid::new_v4().simple()));
+        Self::spawn_in(&std::env::temp_dir(), tls)
+    }
+
+    fn spawn_in(parent: &Path, tls: Option<(String, String)>) -> Self {
+        let directory = parent.join(format!("toygres-test-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()

@@ -7,6 +7,9 @@
 )]
 
 mod crashes;
+mod database;
+mod load;
+mod servers;
 mod steps;
 
 use serde_json::Value;

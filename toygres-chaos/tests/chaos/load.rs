@@ -1,0 +1,136 @@
+//! Clients that make and delete instances, and that do not give up.
+
+use crate::PATIENCE;
+use futures_util::{StreamExt, stream};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use toygres_models::instances::InstanceAccepted;
+use toygres_models::operations::{Operation, OperationState};
+
+/// What clients do with a database service, and what became of it.
+pub(crate) struct Load {
+    /// The servers that are asked, in turn.
+    urls: Vec<String>,
+    client: reqwest::Client,
+    next: AtomicUsize,
+    /// How many requests were answered by 503.
+    pub(crate) refused: AtomicUsize,
+    /// How many requests were not answered.
+    pub(crate) unanswered: AtomicUsize,
+}
+
+impl Load {
+    pub(crate) fn on(urls: Vec<String>) -> Self {
+        Self {
+            urls,
+            client: reqwest::Client::new(),
+            next: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
+        }
+    }
+
+    /// Asks until it is answered with anything else than that it can't be done now. What is asked for bears a key, so
+    /// that it is done once.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> (StatusCode, Value) {
+        let begun = Instant::now();
+        loop {
+            let url = &self.urls[self.next.fetch_add(1, Ordering::SeqCst) % self.urls.len()];
+            let mut request = self
+                .client
+                .request(method.clone(), format!("{url}{path}"))
+                .timeout(Duration::from_secs(15));
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            match request.send().await {
+                Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                    let after = answer.headers().get("retry-after");
+                    assert!(after.is_some(), "{method} {path}: 503 without Retry-After");
+                    self.refused.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(answer) => {
+                    let status = answer.status();
+                    if let Ok(text) = answer.text().await {
+                        assert!(!status.is_server_error(), "{method} {path}: {status}: {text}");
+                        return (status, serde_json::from_str(&text).unwrap_or(Value::String(text)));
+                    }
+                }
+                Err(_) => {
+                    self.unanswered.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{method} {path}: not answered for {PATIENCE:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until an operation has ended.
+    pub(crate) async fn ended(&self, accepted: &InstanceAccepted) -> Operation {
+        let begun = Instant::now();
+        let path = format!("/api/operations/{}", accepted.operation.id);
+        loop {
+            let (status, body) = self.ask(Method::GET, &path, None, None).await;
+            assert_eq!(status, StatusCode::OK, "{path}: {body}");
+            let operation: Operation = serde_json::from_value(body).unwrap();
+            if operation.state.is_terminal() {
+                return operation;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{operation:?} goes on and on");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes an instance.
+    pub(crate) async fn create(&self, name: &str) -> InstanceAccepted {
+        let body = json!({ "name": name, "password": "chaos-secret" });
+        let key = format!("create-{name}");
+        let (status, body) = self
+            .ask(Method::POST, "/api/instances", Some(&key), Some(&body))
+            .await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{name}: {body}");
+        let created: InstanceAccepted = serde_json::from_value(body).unwrap();
+        let operation = self.ended(&created).await;
+        assert_eq!(
+            operation.state,
+            OperationState::Succeeded,
+            "{name}: {operation:?}"
+        );
+        created
+    }
+
+    /// Deletes one.
+    pub(crate) async fn delete(&self, created: &InstanceAccepted) {
+        let id = created.instance.id;
+        let (status, body) = self
+            .ask(Method::DELETE, &format!("/api/instances/{id}"), None, None)
+            .await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{id}: {body}");
+        let deleted: InstanceAccepted = serde_json::from_value(body).unwrap();
+        let operation = self.ended(&deleted).await;
+        assert_eq!(operation.state, OperationState::Succeeded, "{id}: {operation:?}");
+    }
+
+    /// Makes and deletes so many instances, several at the same time. All of it succeeds.
+    pub(crate) async fn lives(&self, prefix: &str, count: usize) {
+        let lives = stream::iter((0..count).map(async |number| {
+            let created = self.create(&format!("{prefix}-{number}")).await;
+            self.delete(&created).await;
+        }));
+        lives.buffer_unordered(8).collect::<Vec<()>>().await;
+    }
+}
