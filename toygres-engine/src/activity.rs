@@ -106,10 +106,6 @@ impl ActivityContext {
     pub fn is_cancelled(&self) -> bool {
         self.inner.is_cancelled()
     }
-
-    pub(crate) fn client(&self) -> duroxide::Client {
-        self.inner.get_client()
-    }
 }
 
 /// One try of an activity's work, which may be done any number of times. What it answers is JSON.

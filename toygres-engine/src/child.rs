@@ -5,12 +5,16 @@
 //! parent asks how it is.
 
 use crate::activity::{Activity, ActivityContext, engine_name};
+use crate::client::EngineStatus;
 use crate::envelope;
 use crate::error;
 use crate::failure::Failure;
 use crate::orchestration::{self, Context, Orchestration};
-use duroxide::{Either2, OrchestrationStatus};
+use crate::sql;
+use duroxide::Either2;
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use std::sync::Arc;
 use std::time::Duration;
 use toygres_models::ErrorKind;
 
@@ -102,8 +106,15 @@ fn lost(error: &str) -> Failure {
     })
 }
 
-/// Asks how an orchestration is. Built in.
+/// Asks how an orchestration is. Built in. Asks for the end that was recorded: duroxide's own answer comes from the
+/// history, which may be what broke the child.
 pub(crate) struct ChildStatus;
+
+/// Where the orchestrations are.
+pub(crate) struct Place {
+    pub(crate) pool: PgPool,
+    pub(crate) schema: Arc<str>,
+}
 
 /// How it is.
 #[derive(Serialize, Deserialize)]
@@ -118,19 +129,17 @@ pub(crate) enum Answer {
 impl Activity for ChildStatus {
     const CRATE: &'static str = "toygres-engine";
     const NAME: &'static str = "child-status";
-    type Deps = ();
+    type Deps = Place;
     type Input = String;
     type Output = Answer;
 
-    async fn run(_: &(), cx: &ActivityContext, id: String) -> toygres_models::Result<Answer> {
-        let status = cx.client().get_orchestration_status(&id).await;
-        Ok(match status.map_err(error::from_client)? {
-            OrchestrationStatus::NotFound => Answer::Absent,
-            OrchestrationStatus::Running { .. } => Answer::Running,
-            OrchestrationStatus::Completed { output, .. } => Answer::Completed { output },
-            OrchestrationStatus::Failed { details, .. } => Answer::Failed {
-                error: details.display_message(),
-            },
+    async fn run(place: &Place, _: &ActivityContext, id: String) -> toygres_models::Result<Answer> {
+        let end = sql::end(&place.pool, &place.schema, &id).await;
+        Ok(match end.map_err(error::from_sqlx)? {
+            None => Answer::Absent,
+            Some((EngineStatus::Running, _)) => Answer::Running,
+            Some((EngineStatus::Completed, output)) => Answer::Completed { output },
+            Some((EngineStatus::Failed, error)) => Answer::Failed { error },
         })
     }
 }

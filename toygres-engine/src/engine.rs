@@ -1,7 +1,7 @@
 //! Connecting, starting and stopping.
 
 use crate::activity::{Activities, Activity};
-use crate::child::ChildStatus;
+use crate::child::{ChildStatus, Place};
 use crate::client::EngineClient;
 use crate::error::from_sqlx;
 use crate::orchestration::Orchestrations;
@@ -141,7 +141,10 @@ impl Engine {
     where
         D: Send + Sync + 'static,
     {
-        let activities = activities.register_with::<ChildStatus>(Arc::new(()));
+        let activities = activities.register_with::<ChildStatus>(Arc::new(Place {
+            pool: self.client.pool.clone(),
+            schema: Arc::clone(&self.client.schema),
+        }));
         tracing::info!(
             activities = activities.names().len(),
             orchestrations = orchestrations.names().len(),

@@ -51,6 +51,28 @@ pub(crate) async fn statuses(
     Ok(statuses)
 }
 
+/// How an orchestration is, and the output or failure that it ended with; none: it was never started. One that no worker
+/// has taken up yet is running.
+pub(crate) async fn end(
+    pool: &PgPool,
+    schema: &str,
+    id: &str,
+) -> Result<Option<(EngineStatus, String)>, sqlx::Error> {
+    let ids = [id.to_owned()];
+    let Some(status) = statuses(pool, schema, &ids).await?.remove(id) else {
+        return Ok(None);
+    };
+    let query = format!(
+        "select coalesce(e.output, '')
+           from {schema}.instances i
+           join {schema}.executions e
+             on e.instance_id = i.instance_id and e.execution_id = i.current_execution_id
+          where i.instance_id = $1"
+    );
+    let output = sqlx::query_scalar(&query).bind(id).fetch_optional(pool).await?;
+    Ok(Some((status, output.unwrap_or_default())))
+}
+
 /// Some orchestrations with more executions than this.
 pub(crate) async fn with_more_executions(
     pool: &PgPool,
