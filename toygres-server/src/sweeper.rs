@@ -71,7 +71,12 @@ impl Sweeper {
         if self.service.platform.host().is_some() {
             self.drift().await?;
         }
-        if !self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await? {
+        // What it would start by a wrong clock would begin at a wrong time: another node does it.
+        let fits = self.service.engine.clock_fits();
+        if !fits {
+            self.service.cms.release_lease(LEASE, self.holder).await?;
+        }
+        if !fits || !self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await? {
             ReportingEnded.emit();
             return Ok(());
         }

@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use std::collections::HashMap;
 
 /// How these orchestrations are, those that were never started left out. A started one that no worker has taken up yet
-/// counts as running.
+/// counts as running, but not one that was started by a wrong clock, and can't be taken up for an hour, for example.
 pub(crate) async fn statuses(
     pool: &PgPool,
     schema: &str,
@@ -27,7 +27,8 @@ pub(crate) async fn statuses(
           union all
          select q.instance_id, 'Queued'
            from {schema}.orchestrator_queue q
-          where q.instance_id = any($1) and q.work_item like '{{\"StartOrchestration\"%'"
+          where q.instance_id = any($1) and q.work_item like '{{\"StartOrchestration\"%'
+            and q.visible_at < clock_timestamp() + interval '5 seconds'"
     );
     let rows: Vec<(String, String)> = sqlx::query_as(&query).bind(ids).fetch_all(pool).await?;
     let mut statuses = HashMap::with_capacity(rows.len());

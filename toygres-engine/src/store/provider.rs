@@ -6,7 +6,7 @@ use super::verdict::{Verdict, verdict};
 use super::{Answer, Store, contain, delay_of, turns};
 use async_trait::async_trait;
 use duroxide::providers::{
-    DispatcherCapabilityFilter, ExecutionMetadata, OrchestrationItem, Provider, ProviderAdmin,
+    DispatcherCapabilityFilter, ExecutionMetadata, OrchestrationItem, Provider, ProviderAdmin, ProviderError,
     ScheduledActivityIdentifier, SessionFetchConfig, TagFilter, WorkItem,
 };
 use duroxide::{Event, SystemStats};
@@ -278,6 +278,11 @@ impl Provider for Store {
         let call = Call::new(operation, "enqueue_for_orchestrator");
         if self.guards.payloads {
             contain::check(call.method, &item)?;
+        }
+        // It would bear the time from which it can be seen: an hour from now, for example.
+        if !self.clock.fits() {
+            let why = "this machine's clock is away from the database's";
+            return Err(ProviderError::retryable(call.method, why));
         }
         // Twice the same is harmless but for an event: a second start is dropped, a second wake-up wakes.
         let attempt = || self.inner.enqueue_for_orchestrator(item.clone(), delay);
