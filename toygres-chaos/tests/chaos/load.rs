@@ -34,7 +34,7 @@ impl Load {
 
     /// Asks until it is answered with anything else than that it can't be done now. What is asked for bears a key, so
     /// that it is done once.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,

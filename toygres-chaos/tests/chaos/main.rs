@@ -6,9 +6,12 @@
     reason = "tests may panic and print"
 )]
 
+mod actors;
+mod clocks;
 mod crashes;
 mod database;
 mod load;
+mod model;
 mod servers;
 mod steps;
 

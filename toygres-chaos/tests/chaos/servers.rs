@@ -14,7 +14,7 @@ use toygres_testing::{TestHome, TestPostgres, wait_for};
 
 /// Servers on one database and one platform.
 pub(crate) struct Fleet {
-    _postgres: TestPostgres,
+    pub(crate) postgres: TestPostgres,
     pub(crate) database_url: String,
     pub(crate) home: Arc<TestHome>,
     pub(crate) servers: Vec<ServerProcess>,
@@ -24,17 +24,23 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// One server of each of these modes.
     pub(crate) async fn start(modes: &[&str]) -> Self {
+        Self::start_with(modes, Vec::new()).await
+    }
+
+    /// The same with these settings.
+    pub(crate) async fn start_with(modes: &[&str], settings: Vec<(&'static str, String)>) -> Self {
         let postgres = TestPostgres::start().await;
         let database_url = postgres.new_database().await;
         let mut fleet = Self {
             port: postgres.port(),
-            _postgres: postgres,
+            postgres,
             database_url,
             home: Arc::new(TestHome::new()),
             servers: Vec::new(),
         };
         for mode in modes {
-            let server = fleet.options(vec![("TOYGRES_MODE", (*mode).to_owned())]);
+            let mode = ("TOYGRES_MODE", (*mode).to_owned());
+            let server = fleet.options(settings.iter().cloned().chain([mode]).collect());
             fleet.servers.push(ServerProcess::start(server).await);
         }
         fleet
@@ -106,12 +112,8 @@ impl Fleet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_is_shared() {
-    for modes in [
-        &["all", "all"][..],
-        &["api", "worker", "worker"],
-        &["all", "all", "all"],
-    ] {
-        let fleet = Fleet::start(modes).await;
+    for modes in [["api", "worker", "worker"], ["all", "all", "all"]] {
+        let fleet = Fleet::start(&modes).await;
         let apis: Vec<usize> = (0..modes.len())
             .filter(|index| modes[*index] != "worker")
             .collect();
@@ -279,13 +281,14 @@ async fn a_rolling_restart_under_load_loses_nothing() {
     );
     let mut fleet = Fleet::start(&["all", "all", "all"]).await;
     let load = Arc::new(fleet.load(&[0, 1, 2]));
-    let lives = if long() { 400 } else { 120 };
+    let lives = if long() { 400 } else { 60 };
     let busy = {
         let load = Arc::clone(&load);
         tokio::spawn(async move { load.lives("rolling", lives).await })
     };
     let mut rounds = 0;
-    while !busy.is_finished() || rounds < 6 {
+    let ended = "select count(*) from cms.operations where state = 'succeeded'";
+    while !busy.is_finished() {
         let server = &mut fleet.servers[rounds % 3];
         let begun = Instant::now();
         if rounds % 6 < 3 {
@@ -300,7 +303,13 @@ async fn a_rolling_restart_under_load_loses_nothing() {
             killed.recovered(begun.elapsed());
         }
         rounds += 1;
+        let before = fleet.count(ended).await;
+        wait_for("work to get on", PATIENCE, || async {
+            (busy.is_finished() || fleet.count(ended).await >= before + 5).then_some(())
+        })
+        .await;
     }
+    assert!(rounds > 5, "{rounds} restarts");
     busy.await.expect("every life");
     eprintln!(
         "{rounds} restarts; {} requests were not answered, {} refused, and asked again",

@@ -1,0 +1,270 @@
+//! Actors are cancelled, lose their history, are poisoned and forgotten by the engine: they are made whole, and other
+//! instances are looked after as before.
+
+use crate::PATIENCE;
+use crate::servers::Fleet;
+use sqlx::{Connection as _, PgPool};
+use std::time::Instant;
+use toygres_chaos::{Account, Effect, Fault, Moment};
+use toygres_engine::{Engine, EngineConfig};
+use toygres_models::operations::OperationState;
+use toygres_models::{InstanceId, Secret};
+use toygres_testing::wait_for;
+
+/// What is done to the engine's rows of an orchestration, `$1`.
+/// As a newer version might have written it.
+const CORRUPT: [&str; 1] =
+    ["update duroxide.history set event_data = '{\"unknown\": true}' where instance_id = $1"];
+const POISON: [&str; 1] =
+    ["update duroxide.orchestrator_queue set attempt_count = 100 where instance_id = $1"];
+const FORGET: [&str; 6] = [
+    "delete from duroxide.history where instance_id = $1",
+    "delete from duroxide.executions where instance_id = $1",
+    "delete from duroxide.orchestrator_queue where instance_id = $1",
+    "delete from duroxide.worker_queue where instance_id = $1",
+    "delete from duroxide.instance_locks where instance_id = $1",
+    "delete from duroxide.instances where instance_id = $1",
+];
+
+async fn damage(fleet: &Fleet, statements: &[&'static str], id: &str) {
+    // At once, and while nobody works on it.
+    wait_for("the rows", PATIENCE, || async {
+        let mut connection = fleet.connect().await;
+        let mut transaction = connection.begin().await.unwrap();
+        let locks = "select count(*) from duroxide.instance_locks where instance_id = $1 and locked_until > extract(epoch from clock_timestamp()) * 1000";
+        let locked: i64 = sqlx::query_scalar(locks).bind(id).fetch_one(&mut *transaction).await.unwrap();
+        if locked > 0 {
+            return None;
+        }
+        let mut changed = 0;
+        for statement in statements {
+            let done = sqlx::query(statement).bind(id).execute(&mut *transaction).await.ok()?;
+            changed += done.rows_affected();
+        }
+        transaction.commit().await.ok()?;
+        (changed > 0).then_some(())
+    })
+    .await;
+}
+
+async fn incarnation(fleet: &Fleet, id: InstanceId) -> i64 {
+    fleet
+        .count(&format!(
+            "select incarnation from cms.instances where id = '{id}'"
+        ))
+        .await
+}
+
+async fn cancel(fleet: &Fleet, id: &str) {
+    let config = EngineConfig::new(Secret::new(fleet.database_url.clone()));
+    let pool = PgPool::connect(&fleet.database_url).await.unwrap();
+    let engine = Engine::connect(config, pool).await.unwrap();
+    engine.client().cancel(id, "by a test").await.unwrap();
+}
+
+/// Two more good checks, by an actor that lives.
+async fn whole(fleet: &Fleet, id: InstanceId) {
+    let checks = format!("select count(*) from cms.health_checks where instance_id = '{id}' and healthy");
+    let before = fleet.count(&checks).await;
+    wait_for("two more checks", PATIENCE, || async {
+        (fleet.count(&checks).await >= before + 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_watches_is_made_whole_and_others_are_watched_as_before() {
+    let fleet = Fleet::start(&["all"]).await;
+    let load = fleet.load(&[0]);
+    let mut others = Vec::new();
+    for number in 0..8 {
+        others.push(load.create(&format!("other-{number}")).await);
+    }
+    let victim = load.create("victim").await;
+    let id = victim.instance.id;
+    let damages: [(&str, &[&'static str]); 4] = [
+        ("cancelled", &[]),
+        ("its history made unreadable", &CORRUPT),
+        ("poisoned by too many attempts", &POISON),
+        ("deleted from the engine", &FORGET),
+    ];
+    for (what, statements) in damages {
+        let mut account = Account::new("actor", format!("the actor of a running instance {what}"));
+        let actor = format!("actor-{id}-{}", incarnation(&fleet, id).await);
+        let begun = Instant::now();
+        match statements {
+            [] => cancel(&fleet, &actor).await,
+            statements => damage(&fleet, statements, &actor).await,
+        }
+        // Nothing is checked by an actor that is gone, so that these are those of another.
+        whole(&fleet, id).await;
+        account.injected(1);
+        account.recovered(begun.elapsed());
+    }
+    // Nobody else noticed: checks of the others kept their second, but for what a busy machine takes.
+    let gap = "select max(extract(epoch from gap))::float8 from (select checked_at - lag(checked_at) over \
+               (partition by instance_id order by checked_at) as gap from cms.health_checks where instance_id <> $1) g";
+    let longest: f64 = sqlx::query_scalar(gap)
+        .bind(id.0)
+        .fetch_one(&mut fleet.connect().await)
+        .await
+        .unwrap();
+    eprintln!("the longest pause between two checks of another instance was {longest} s");
+    assert!(longest < 10.0, "{longest} s without a check of another instance");
+    for other in others.iter().chain([&victim]) {
+        load.delete(other).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_makes_an_instance_is_made_whole() {
+    let fleet = Fleet::start(&["all"]).await;
+    let server = &fleet.servers[0];
+    let load = fleet.load(&[0]);
+    // What happens to the actor, or to its child that creates, while the create waits.
+    let damages: [(&str, bool, &[&'static str]); 6] = [
+        ("cancelled", true, &[]),
+        ("its history made unreadable", true, &CORRUPT),
+        ("deleted from the engine", true, &FORGET),
+        ("cancelled", false, &[]),
+        ("its history made unreadable", false, &CORRUPT),
+        ("poisoned by too many attempts", false, &POISON),
+    ];
+    for (what, actor, statements) in damages {
+        let whose = if actor { "the actor of" } else { "the creation of" };
+        let mut account = Account::new("actor", format!("{whose} an instance that is being made {what}"));
+        server.plan(Some(&Fault {
+            activity: "wait-for-ready".to_owned(),
+            of_operation: true,
+            moment: Moment::Before,
+            effect: Effect::Unavailable,
+            times: 1_000_000,
+        }));
+        let created = server.create("victim").await;
+        let id = created.instance.id;
+        wait_for("the create to wait", PATIENCE, || async {
+            (server.hits() > 2).then_some(())
+        })
+        .await;
+        let orchestration = match actor {
+            true => format!("actor-{id}-1"),
+            false => {
+                let sql = "select instance_id from duroxide.instances where instance_id like $1";
+                let like = format!("create-instance-{}-%", created.operation.id);
+                sqlx::query_scalar(sql)
+                    .bind(like)
+                    .fetch_one(&mut fleet.connect().await)
+                    .await
+                    .unwrap()
+            }
+        };
+        let begun = Instant::now();
+        match statements {
+            [] => cancel(&fleet, &orchestration).await,
+            statements => damage(&fleet, statements, &orchestration).await,
+        }
+        if actor {
+            wait_for("another try", PATIENCE, || async {
+                let begun = "select count(*) from duroxide.instances where instance_id like $1";
+                let like = format!("create-instance-{}-%", created.operation.id);
+                let tries: i64 = sqlx::query_scalar(begun)
+                    .bind(like)
+                    .fetch_one(&mut fleet.connect().await)
+                    .await
+                    .unwrap();
+                (tries > 1 || statements == FORGET.as_slice()).then_some(())
+            })
+            .await;
+            server.plan(None);
+        }
+        let operation = load.ended(&created).await;
+        account.injected(1);
+        account.recovered(begun.elapsed());
+        if actor {
+            assert_eq!(
+                operation.state,
+                OperationState::Succeeded,
+                "{what}: {operation:?}"
+            );
+            whole(&fleet, id).await;
+        } else {
+            // It is not known how far it came: all of it is undone, and that is said.
+            assert_eq!(operation.state, OperationState::Failed, "{what}: {operation:?}");
+            assert!(operation.error.is_some(), "{what}: {operation:?}");
+            let directory = toygres_chaos::ServerProcess::shared_directory(server.home());
+            assert!(
+                !directory.join(format!("{id}.json")).exists(),
+                "{what}: it is undone"
+            );
+        }
+        server.plan(None);
+        load.delete(&created).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_deletes_an_instance_is_made_whole() {
+    let fleet = Fleet::start(&["all"]).await;
+    let server = &fleet.servers[0];
+    let load = fleet.load(&[0]);
+    let damages: [(&str, bool, &[&'static str]); 5] = [
+        ("cancelled", true, &[]),
+        ("its history made unreadable", true, &CORRUPT),
+        ("deleted from the engine", true, &FORGET),
+        ("cancelled", false, &[]),
+        ("its history made unreadable", false, &CORRUPT),
+    ];
+    for (number, (what, actor, statements)) in damages.into_iter().enumerate() {
+        let whose = if actor { "the actor of" } else { "the deletion of" };
+        let mut account = Account::new(
+            "actor",
+            format!("{whose} an instance that is being deleted {what}"),
+        );
+        let name = format!("victim-{number}");
+        let created = load.create(&name).await;
+        let id = created.instance.id;
+        server.plan(Some(&Fault {
+            activity: "remove-postgres".to_owned(),
+            of_operation: true,
+            moment: Moment::Before,
+            effect: Effect::Unavailable,
+            times: 1_000_000,
+        }));
+        let deleted = server.request_delete(&name).await;
+        wait_for("the delete to wait", PATIENCE, || async {
+            (server.hits() > 1).then_some(())
+        })
+        .await;
+        let orchestration = match actor {
+            true => format!("actor-{id}-{}", incarnation(&fleet, id).await),
+            false => {
+                let sql = "select instance_id from duroxide.instances where instance_id like $1";
+                let like = format!("delete-instance-{}-%", deleted.operation.id);
+                sqlx::query_scalar(sql)
+                    .bind(like)
+                    .fetch_one(&mut fleet.connect().await)
+                    .await
+                    .unwrap()
+            }
+        };
+        let begun = Instant::now();
+        match statements {
+            [] => cancel(&fleet, &orchestration).await,
+            statements => damage(&fleet, statements, &orchestration).await,
+        }
+        server.plan(None);
+        let operation = load.ended(&deleted).await;
+        account.injected(1);
+        account.recovered(begun.elapsed());
+        assert_eq!(
+            operation.state,
+            OperationState::Succeeded,
+            "{whose} {what}: {operation:?}"
+        );
+        let directory = toygres_chaos::ServerProcess::shared_directory(server.home());
+        assert!(
+            !directory.join(format!("{id}.json")).exists(),
+            "{what}: it is removed"
+        );
+    }
+}
