@@ -69,7 +69,7 @@ impl Cms {
         query
             .build()
             .try_map(|row| rows::audit_event(&row))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)
     }

@@ -48,7 +48,7 @@ impl Cms {
              select 'drift', kind, '', count(*)::float8 from cms.drift_findings \
              where resolved_at is null group by kind",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)?;
         let mut fleet = Fleet::default();
@@ -77,7 +77,7 @@ impl Cms {
              union all \
              select 'operation', state, count(*) from cms.operations group by state",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)?;
         let counts: HashMap<_, _> = counts

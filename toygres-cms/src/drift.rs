@@ -64,7 +64,7 @@ impl Cms {
             "select {DRIFT} from cms.drift_findings where resolved_at is null order by id"
         ))
         .try_map(|row| rows::drift(&row))
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)
     }

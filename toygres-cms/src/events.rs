@@ -96,7 +96,7 @@ impl Cms {
         let mut events = query
             .build()
             .try_map(|row| rows::event(&row))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)?;
         if filter.after.is_none() {

@@ -130,7 +130,7 @@ impl Cms {
         .bind(instance_id.0)
         .bind(i64::from(limit))
         .try_map(|row| rows::health_check(&row))
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)
     }

@@ -306,7 +306,7 @@ impl Cms {
         query
             .build()
             .try_map(|row| rows::instance(&row))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)
     }

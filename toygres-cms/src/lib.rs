@@ -46,7 +46,8 @@ pub use retry::Retried;
 pub use sweep::{Pruned, Retention, WantedActor};
 
 use crate::errors::database;
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
 use std::sync::Arc;
 use toygres_models::Result;
 
@@ -65,6 +66,12 @@ impl Cms {
             pool,
             key: Arc::new(key),
         }
+    }
+
+    /// A connection, for statements with many rows: from the pool itself they come through one more stream of sqlx, which
+    /// enters the present span again for each.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>> {
+        self.pool.acquire().await.map_err(database)
     }
 
     /// Whether the database answers.

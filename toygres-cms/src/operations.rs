@@ -58,7 +58,11 @@ impl Cms {
                 query.push(rows::limit_clause(limit));
             }
         });
-        let rows = query.build().fetch_all(&self.pool).await.map_err(database)?;
+        let rows = query
+            .build()
+            .fetch_all(&mut *self.connection().await?)
+            .await
+            .map_err(database)?;
         rows::operations_with_steps(&rows).map_err(database)
     }
 

@@ -71,7 +71,7 @@ impl Cms {
     pub async fn list_quotas(&self, default: QuotaLimits) -> Result<Vec<Quota>> {
         sqlx::query(&format!("{QUOTAS} order by user_name"))
             .try_map(|row| rows::quota(&row, default))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)
     }

@@ -133,7 +133,7 @@ impl Cms {
                 since_progress: seconds("since_progress")?,
             })
         })
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)
     }
@@ -208,7 +208,7 @@ impl Cms {
         let rows = sqlx::query("select id, state from cms.instances where id = any($1)")
             .bind(ids)
             .try_map(|row| Ok((InstanceId(row.try_get("id")?), rows::parsed(&row, "state")?)))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)?;
         Ok(rows.into_iter().collect())

@@ -159,7 +159,7 @@ impl Cms {
     pub async fn list_tokens(&self) -> Result<Vec<ApiToken>> {
         sqlx::query(&format!("select {TOKEN} from cms.api_tokens order by id desc"))
             .try_map(|row| rows::token(&row))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await
             .map_err(database)
     }

@@ -50,7 +50,7 @@ impl Cms {
         )
         .bind(within.as_secs_f64())
         .try_map(|row| rows::worker(&row))
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(database)
     }
