@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind, Result, Scope};
 use toygres_telemetry::Event;
 use toygres_telemetry::events::{ActivityEnded, ActivityOutcome, FailedTry};
-use toygres_telemetry::trace::{TraceParent, set_parent};
+use toygres_telemetry::trace::TraceParent;
 use tracing::Instrument;
 use tracing::field::{Empty, display};
 
@@ -284,27 +284,30 @@ async fn run<A: Activity>(
         attempt,
         traceparent,
     });
-    let span = tracing::info_span!(
-        "activity",
-        otel.name = A::NAME,
-        activity_name = A::NAME,
-        orchestration_name = cx.orchestration_name(),
-        orchestration_id = cx.instance_id(),
-        execution_id = cx.execution_id(),
-        attempt = cx.attempt,
-        user_name = Empty,
-        instance_id = Empty,
-        instance_name = Empty,
-        operation_id = Empty,
-    );
+    let begin = || {
+        tracing::info_span!(
+            "activity",
+            otel.name = A::NAME,
+            activity_name = A::NAME,
+            orchestration_name = cx.orchestration_name(),
+            orchestration_id = cx.instance_id(),
+            execution_id = cx.execution_id(),
+            attempt = cx.attempt,
+            user_name = Empty,
+            instance_id = Empty,
+            instance_name = Empty,
+            operation_id = Empty,
+        )
+    };
+    let span = match cx.traceparent().and_then(TraceParent::parse) {
+        Some(parent) => parent.scope(begin),
+        None => begin(),
+    };
     if let Some(scope) = body.as_ref().ok().and_then(A::about) {
         span.record("instance_id", display(scope.instance_id));
         if let Some(operation_id) = scope.operation_id {
             span.record("operation_id", display(operation_id));
         }
-    }
-    if let Some(parent) = cx.traceparent().and_then(TraceParent::parse) {
-        set_parent(&span, &parent);
     }
     let work = async {
         let this_try = Try {

@@ -2,9 +2,9 @@
 //! trace. The SDK writes none yet, so that they are added when metrics are exported ([`crate::export`]).
 
 use crate::metric::{Kind, Metric};
-use crate::trace;
-use opentelemetry::trace::TraceContextExt;
-use opentelemetry::{Context, KeyValue, Value};
+use crate::{trace, traces};
+use opentelemetry::trace::SpanContext;
+use opentelemetry::{KeyValue, Value};
 use opentelemetry_proto::tonic::common::v1::KeyValue as ProtoKeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as ProtoValue;
 use opentelemetry_proto::tonic::metrics::v1::{Exemplar, exemplar};
@@ -36,21 +36,17 @@ impl Exemplars {
         let Kind::Histogram(bounds) = metric.definition().kind else {
             return;
         };
-        let Some((trace_id, span_id)) = Context::map_current(|context| {
-            let span = context.span();
-            let here = span.span_context();
-            let is_kept = here.is_valid()
-                && here.is_sampled()
-                && (value >= SLOW_SECONDS || trace::is_kept(here.trace_id()));
-            is_kept.then(|| (here.trace_id().to_bytes(), here.span_id().to_bytes()))
-        }) else {
+        let is_kept = |here: &SpanContext| {
+            here.is_sampled() && (value >= SLOW_SECONDS || trace::is_kept(here.trace_id()))
+        };
+        let Some(here) = traces::here().filter(is_kept) else {
             return;
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let example = Example {
             value,
-            trace_id,
-            span_id,
+            trace_id: here.trace_id().to_bytes(),
+            span_id: here.span_id().to_bytes(),
             nanoseconds: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         };
         let mut labels: Vec<_> = attributes

@@ -5,8 +5,8 @@ use crate::engine_lines::is_engines;
 use crate::events::{Event, ItemsHandled, Signal};
 use crate::exemplar::Exemplars;
 use crate::filter::is_plumbing;
-use crate::otlp;
-use opentelemetry::logs::Severity;
+use crate::{otlp, traces};
+use opentelemetry::logs::{LogRecord, Severity};
 use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -164,6 +164,9 @@ impl<P: LogProcessor> LogProcessor for Counted<P> {
             .target()
             .is_some_and(|target| is_plumbing(target) || is_engines(target));
         if !is_left_out && self.waiting.admit() {
+            if let Some(here) = traces::here() {
+                record.set_trace_context(here.trace_id(), here.span_id(), Some(here.trace_flags()));
+            }
             self.inner.emit(record, scope);
         }
     }

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind, Result};
 use tracing::callsite::Identifier;
-use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::Filter;
@@ -70,32 +69,14 @@ pub(crate) fn is_plumbing(target: &str) -> bool {
     PLUMBING.contains(&krate.as_str())
 }
 
-/// Whether this span is part of a trace: toygres's own are, down to single statements.
-pub(crate) fn is_traced(metadata: &Metadata<'_>) -> bool {
-    let is_own = metadata.target().starts_with("toygres");
-    match metadata.is_span() {
-        true => is_own && *metadata.level() <= Level::DEBUG,
-        // An error marks its span as failed.
-        false => is_own && *metadata.level() <= Level::ERROR,
-    }
-}
-
 /// What the exporters say, seldom. Each place that is written to has one of its own.
 #[derive(Default)]
 pub(crate) struct Calm(Mutex<HashMap<Identifier, Instant>>);
 
 impl Calm {
-    /// Whether it must be asked each time.
-    pub(crate) fn interest(metadata: &Metadata<'_>) -> Interest {
-        match !metadata.is_span() && is_plumbing(metadata.target()) {
-            true => Interest::sometimes(),
-            false => Interest::always(),
-        }
-    }
-
     /// Whether this may be said now: of what the exporters say warnings only, each once in a while.
     pub(crate) fn allows(&self, metadata: &Metadata<'_>) -> bool {
-        if Self::interest(metadata).is_always() {
+        if !is_plumbing(metadata.target()) {
             return true;
         }
         if *metadata.level() > Level::WARN {

@@ -4,7 +4,7 @@
 use crate::SPAN_FIELDS;
 use crate::config::TelemetryConfig;
 use crate::engine_lines::is_engines;
-use opentelemetry::trace::TraceContextExt;
+use crate::traces;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::io::Write;
@@ -131,14 +131,10 @@ where
         line.insert("target".to_owned(), metadata.target().into());
         line.insert("service.name".to_owned(), self.service_name.as_str().into());
         line.insert("service.version".to_owned(), self.service_version.as_str().into());
-        opentelemetry::Context::map_current(|context| {
-            let span = context.span();
-            let here = span.span_context();
-            if here.is_valid() {
-                line.insert("trace_id".to_owned(), here.trace_id().to_string().into());
-                line.insert("span_id".to_owned(), here.span_id().to_string().into());
-            }
-        });
+        if let Some(here) = traces::here() {
+            line.insert("trace_id".to_owned(), here.trace_id().to_string().into());
+            line.insert("span_id".to_owned(), here.span_id().to_string().into());
+        }
         let text = format!("{}\n", Value::Object(line));
         // Whoever can't write a line has nowhere to say so.
         self.writer

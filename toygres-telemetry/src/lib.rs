@@ -17,6 +17,7 @@ mod exemplar;
 mod export;
 mod filter;
 mod json;
+mod layer;
 pub mod metric;
 mod otlp;
 mod process;
@@ -26,6 +27,7 @@ mod statements;
 #[doc(hidden)]
 pub mod testing;
 pub mod trace;
+mod traces;
 
 pub use config::{ConsoleFormat, Destination, MetricsConfig, OtlpConfig, TelemetryConfig, TlsConfig};
 pub use document::document;
@@ -35,8 +37,9 @@ use engine_lines::Without;
 use events::{ItemsHandled, Signal};
 use exemplar::Exemplars;
 use export::{Counted, KeepMark, MetricExporter, Waiting};
-use filter::{Calm, Directives, by_directives, is_traced};
+use filter::{Calm, by_directives};
 use json::JsonLines;
+use layer::Telling;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
@@ -52,11 +55,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use toygres_models::{Error, ErrorKind, Result};
+use traces::Traces;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
-use tracing_subscriber::filter::{FilterExt, LevelFilter, dynamic_filter_fn, filter_fn};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format;
-use tracing_subscriber::layer::{Filter, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
@@ -121,7 +125,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             .ok()
     });
 
-    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+    let mut traces = None;
     if !config.traces_off {
         // Also without export: the ids of traces stand in the log and in answers.
         let tracer = match &export {
@@ -129,21 +133,8 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
             None => tracer_provider(config).build(),
         };
         global::set_tracer_provider(tracer.clone());
-        let layer = tracing_opentelemetry::layer()
-            .with_tracer(tracer.tracer("toygres"))
-            .with_tracked_inactivity(false)
-            .with_threads(false)
-            .with_location(false)
-            .with_target(false)
-            .with_level(false)
-            .with_error_events_to_status(true)
-            .with_filter(filter_fn(is_traced).with_max_level_hint(LevelFilter::DEBUG));
-        layers.push(layer.boxed());
-        // Without export nobody sees them.
-        if export.is_some() {
-            let statements = statements::Statements::new(tracer.tracer("toygres"));
-            layers.push(statements.with_filter(statements::within_a_span()).boxed());
-        }
+        // Without export nobody sees statements.
+        traces = Some(Traces::new(tracer.tracer("toygres"), export.is_some()));
     }
     let mut lines: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
     if let Some(export) = &export {
@@ -174,10 +165,14 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
     }
     // Last, when all others have done with the line that is said again.
     lines.push(engine_lines::EngineLines.boxed());
-    // One filter for all: each is asked at every step into and out of a span.
-    layers.push(lines.with_filter(written(directives)).boxed());
+    let layer = Telling {
+        traces,
+        lines,
+        directives,
+        calm: Calm::default(),
+    };
     tracing_subscriber::registry()
-        .with(layers)
+        .with(layer)
         .try_init()
         .map_err(|cause| {
             Error::new(
@@ -191,15 +186,6 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry> {
         tracing::warn!("{warning}");
     }
     Ok(Telemetry { export, file: guard })
-}
-
-/// The lines that are written: those of the filter, but what comes too often.
-fn written(directives: Directives) -> impl Filter<Registry> + Send + Sync + 'static {
-    let calm = Calm::default();
-    directives.and(
-        dynamic_filter_fn(move |metadata, _| calm.allows(metadata))
-            .with_callsite_filter(|metadata| Calm::interest(metadata)),
-    )
 }
 
 fn resource(config: &TelemetryConfig) -> Resource {

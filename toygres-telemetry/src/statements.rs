@@ -1,48 +1,29 @@
 //! A span for each SQL statement that is part of a trace, made of what sqlx says of it when it is done.
 
-use crate::filter::is_traced;
-use crate::trace::PastStatement;
+use opentelemetry::trace::{Span, SpanBuilder, SpanKind, Tracer};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tracing::field::{Field, Visit};
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
-use tracing_subscriber::layer::{Context, Filter};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Event, Metadata};
 
 /// Where sqlx says it, at the level DEBUG.
 const TARGET: &str = "sqlx::query";
 /// The longest text of a statement that is kept, in characters. Its values are never in it: they are bound.
 const LONGEST: usize = 300;
 
-/// Lines about statements within a span. sqlx asks first, and writes none otherwise.
-pub(crate) fn within_a_span<S>() -> impl Filter<S> + Send + Sync + 'static
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let is_statement = |metadata: &Metadata<'_>| metadata.target() == TARGET;
-    // A filter sees the spans only that it lets through.
-    let is_span = |metadata: &Metadata<'_>| metadata.is_span() && is_traced(metadata);
-    dynamic_filter_fn(move |metadata, context: &Context<'_, S>| {
-        is_span(metadata) || (is_statement(metadata) && context.lookup_current().is_some())
-    })
-    .with_callsite_filter(move |metadata| match () {
-        () if is_span(metadata) => Interest::always(),
-        () if is_statement(metadata) => Interest::sometimes(),
-        () => Interest::never(),
-    })
-    .with_max_level_hint(LevelFilter::DEBUG)
+/// Whether this line is about a statement.
+pub(crate) fn is_statement(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == TARGET
 }
 
-/// The layer. A program has few statements, so what is to be said of each is kept.
+/// Makes the spans. A program has few statements, so what is to be said of each is kept.
+#[derive(Default)]
 pub(crate) struct Statements {
-    tracer: SdkTracer,
     known: RwLock<HashMap<u64, Known>>,
 }
 
@@ -56,11 +37,27 @@ struct Known {
 const MOST_KNOWN: usize = 1000;
 
 impl Statements {
-    pub(crate) fn new(tracer: SdkTracer) -> Self {
-        Self {
-            tracer,
-            known: RwLock::default(),
-        }
+    /// Writes the span of the statement that sqlx says is done.
+    pub(crate) fn emit(&self, event: &Event<'_>, tracer: &SdkTracer, parent: &Context) {
+        let mut said = Said {
+            statements: self,
+            known: None,
+            elapsed: 0.0,
+        };
+        event.record(&mut said);
+        let Some(Known { name, text }) = said.known else {
+            return;
+        };
+        let end = SystemTime::now();
+        let took = Duration::try_from_secs_f64(said.elapsed).unwrap_or_default();
+        let builder = SpanBuilder::from_name(name.to_string())
+            .with_kind(SpanKind::Client)
+            .with_start_time(end - took)
+            .with_attributes([
+                KeyValue::new("db.system.name", "postgresql"),
+                KeyValue::new("db.query.text", text),
+            ]);
+        tracer.build_with_context(builder, parent).end_with_timestamp(end);
     }
 
     fn known(&self, text: &str) -> Known {
@@ -111,25 +108,6 @@ impl Visit for Said<'_> {
     }
 
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
-}
-
-impl<S: Subscriber> Layer<S> for Statements {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut said = Said {
-            statements: self,
-            known: None,
-            elapsed: 0.0,
-        };
-        event.record(&mut said);
-        if let Some(Known { name, text }) = said.known {
-            PastStatement {
-                name: name.to_string(),
-                text,
-                took: Duration::try_from_secs_f64(said.elapsed).unwrap_or_default(),
-            }
-            .emit(&self.tracer);
-        }
-    }
 }
 
 /// What it does to what: `select cms.instances`. There are as many as there are statements in the program.

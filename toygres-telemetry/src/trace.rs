@@ -1,16 +1,15 @@
 //! Traces across processes and restarts: W3C `traceparent`
 //! (<https://www.w3.org/TR/trace-context/#traceparent-header>).
 
+use crate::traces;
 use opentelemetry::trace::{
     Link, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
     TraceState, Tracer,
 };
 use opentelemetry::{Context, KeyValue, global};
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use std::cell::Cell;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use std::time::SystemTime;
 
 /// One trace in so many is kept whatever happens in it. The collector goes by the mark on its spans.
 const KEEP_ONE_IN: u64 = 10;
@@ -70,14 +69,13 @@ impl TraceParent {
     /// The span that is open now, if traces are on; none outside of any.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Self::of_span(&tracing::Span::current())
+        traces::here().map(Self)
     }
 
     /// Where this span is, if traces are on.
     #[must_use]
     pub fn of_span(span: &tracing::Span) -> Option<Self> {
-        let here = span.context().span().span_context().clone();
-        here.is_valid().then_some(Self(here))
+        traces::of_span(span).map(Self)
     }
 
     /// The same trace, another span of it.
@@ -105,21 +103,15 @@ impl TraceParent {
         format!("00-{}-{}-{flags:02x}", self.0.trace_id(), self.0.span_id())
     }
 
-    /// Has what is told meanwhile belong to this place.
-    pub fn scope<T>(&self, tell: impl FnOnce() -> T) -> T {
+    /// Has what is told meanwhile, and spans that are made meanwhile, belong to this place.
+    pub fn scope<T>(&self, work: impl FnOnce() -> T) -> T {
         let _here = self.context().attach();
-        tell()
+        work()
     }
 
     fn context(&self) -> Context {
         Context::new().with_remote_span_context(self.0.clone())
     }
-}
-
-/// Makes a span the child of what began it elsewhere. It must not have been entered yet.
-pub fn set_parent(span: &tracing::Span, parent: &TraceParent) {
-    // Fails when traces are off, which is no loss.
-    span.set_parent(parent.context()).ok();
 }
 
 /// A span that was over before it could be written: of work that outlives processes.
@@ -174,33 +166,6 @@ impl PastSpan {
             span.set_status(Status::error(error));
         }
         span.end_with_timestamp(self.end);
-    }
-}
-
-/// An SQL statement that is done, part of the present trace.
-pub(crate) struct PastStatement {
-    /// A bounded name.
-    pub(crate) name: String,
-    /// The statement.
-    pub(crate) text: Arc<str>,
-    /// How long it took.
-    pub(crate) took: Duration,
-}
-
-impl PastStatement {
-    /// Writes it.
-    pub(crate) fn emit(self, tracer: &SdkTracer) {
-        use opentelemetry::trace::Span;
-        let end = SystemTime::now();
-        let builder = SpanBuilder::from_name(self.name)
-            .with_kind(SpanKind::Client)
-            .with_start_time(end - self.took)
-            .with_attributes([
-                KeyValue::new("db.system.name", "postgresql"),
-                KeyValue::new("db.query.text", self.text),
-            ]);
-        let mut span = Context::map_current(|here| tracer.build_with_context(builder, here));
-        span.end_with_timestamp(end);
     }
 }
 

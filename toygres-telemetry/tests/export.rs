@@ -7,7 +7,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use toygres_telemetry::events::{ActivityEnded, ActivityOutcome, ErrorType, FailedTry};
-use toygres_telemetry::trace::{PastSpan, TraceParent, set_parent};
+use toygres_telemetry::trace::{PastSpan, TraceParent};
 use toygres_telemetry::{Event, Telemetry, TelemetryConfig};
 use toygres_testing::{OtlpAnswer, OtlpReceiver, ReceivedPoint, wait_for};
 use tracing::Instrument;
@@ -106,9 +106,9 @@ fn every_signal_arrives_and_belongs_together() {
         .unwrap();
         // Its last bytes are a multiple of ten, so that it is kept.
         let parent = TraceParent::parse("00-4bf92f3577b34da6000000000000000a-00f067aa0ba902b7-01").unwrap();
-        let span =
-            tracing::info_span!(target: "toygres_engine", "activity", instance_id = "i-1", secret = "s");
-        set_parent(&span, &parent);
+        let span = parent.scope(
+            || tracing::info_span!(target: "toygres_engine", "activity", instance_id = "i-1", secret = "s"),
+        );
         async {
             tracing::info!(target: "toygres_engine", attempt = 2, "hello");
             tracing::debug!(target: "toygres_engine", "not written");
@@ -205,8 +205,7 @@ fn a_span_that_was_over_before_has_the_ids_its_children_knew() {
             let telemetry = start(&receiver, &[]);
             let begun = TraceParent::of(7, 8);
             let place = begun.with_span(9);
-            let child = tracing::info_span!(target: "toygres", "child");
-            set_parent(&child, &place);
+            let child = place.scope(|| tracing::info_span!(target: "toygres", "child"));
             drop(child.entered());
             let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
             let past = PastSpan {
@@ -262,6 +261,44 @@ fn a_span_that_was_over_before_has_the_ids_its_children_knew() {
             );
         },
     );
+}
+
+#[test]
+fn which_lines_are_written_changes_no_trace() {
+    alone("which_lines_are_written_changes_no_trace", || async {
+        let receiver = OtlpReceiver::start().await;
+        let telemetry = start(&receiver, &[("RUST_LOG", "warn")]);
+        let statement =
+            || tracing::debug!(target: "sqlx::query", summary = "select a from b", elapsed_secs = 0.1);
+        let is_asked_for = || tracing::enabled!(target: "sqlx::query", tracing::Level::DEBUG);
+        assert!(!is_asked_for(), "a statement outside of spans is in no trace");
+        statement();
+        tracing::info_span!(target: "toygres", "work", instance_id = "i-1").in_scope(|| {
+            tracing::warn_span!(target: "hyper", "not toygres's").in_scope(|| {
+                assert!(is_asked_for());
+                statement();
+            });
+            tracing::info!(target: "toygres", "not written");
+            tracing::warn!(target: "toygres", "written");
+        });
+        telemetry.flush().await;
+        let spans = receiver.spans();
+        let of = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+        let (work, statement) = (of("work"), of("select b"));
+        assert_eq!(
+            (spans.len(), &statement.trace_id, &statement.parent_span_id),
+            (2, &work.trace_id, &work.span_id)
+        );
+        let logs = receiver.logs();
+        let [line] = logs.as_slice() else {
+            panic!("{logs:?}")
+        };
+        assert_eq!(
+            (line.body.as_str(), &line.trace_id, &line.span_id),
+            ("written", &work.trace_id, &work.span_id)
+        );
+        assert_eq!(line.attributes["instance_id"], "i-1");
+    });
 }
 
 #[test]

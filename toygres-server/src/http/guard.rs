@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind};
 use toygres_telemetry::Event;
 use toygres_telemetry::events::RequestAnswered;
-use toygres_telemetry::trace::{TraceParent, set_parent};
+use toygres_telemetry::trace::TraceParent;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -45,23 +45,26 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str)
         .to_owned();
-    let span = tracing::info_span!(
-        "request",
-        otel.name = format!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = method.as_str(),
-        http.route = route,
-        http.response.status_code = Empty,
-        user_name = Empty,
-        instance_id = Empty,
-        instance_name = Empty,
-        operation_id = Empty,
-    );
+    let begin = || {
+        tracing::info_span!(
+            "request",
+            otel.name = format!("{method} {route}"),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = method.as_str(),
+            http.route = route,
+            http.response.status_code = Empty,
+            user_name = Empty,
+            instance_id = Empty,
+            instance_name = Empty,
+            operation_id = Empty,
+        )
+    };
     let parent = incoming(request.headers());
-    if let Some(parent) = &parent {
-        set_parent(&span, parent);
-    }
+    let span = match &parent {
+        Some(parent) => parent.scope(begin),
+        None => begin(),
+    };
     // Without traces there is an id all the same, to find the request in the log by.
     let trace_id = match TraceParent::of_span(&span).or(parent) {
         Some(here) => here.trace_id(),
