@@ -5,9 +5,10 @@ use crate::engine_lines::is_engines;
 use crate::events::{Event, ItemsHandled, Signal};
 use crate::exemplar::Exemplars;
 use crate::filter::is_plumbing;
-use crate::{otlp, traces};
+use crate::{otlp, trace, traces};
 use opentelemetry::logs::{LogRecord, Severity};
-use opentelemetry::{Context, InstrumentationScope};
+use opentelemetry::trace::Span as _;
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -211,6 +212,10 @@ impl<E: LogExporter> LogExporter for Counted<E> {
 
 impl<P: SpanProcessor> SpanProcessor for Counted<P> {
     fn on_start(&self, span: &mut Span, context: &Context) {
+        // For the collector. By a processor of its own each span would be copied for it at the end.
+        if trace::is_kept(span.span_context().trace_id()) {
+            span.set_attribute(KeyValue::new("sampling.keep", true));
+        }
         self.inner.on_start(span, context);
     }
 
@@ -271,28 +276,5 @@ async fn again_if_broken_off<F: Future<Output = OTelSdkResult>>(
             Err(_) => std::thread::sleep(PAUSE),
         }
         tries += 1;
-    }
-}
-
-/// Marks the spans of traces that are kept whatever happens in them, for the collector.
-#[derive(Debug)]
-pub(crate) struct KeepMark;
-
-impl SpanProcessor for KeepMark {
-    fn on_start(&self, span: &mut Span, _: &Context) {
-        use opentelemetry::trace::Span as _;
-        if crate::trace::is_kept(span.span_context().trace_id()) {
-            span.set_attribute(opentelemetry::KeyValue::new("sampling.keep", true));
-        }
-    }
-
-    fn on_end(&self, _: SpanData) {}
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        Ok(())
     }
 }

@@ -36,7 +36,7 @@ pub use events::Event;
 use engine_lines::Without;
 use events::{ItemsHandled, Signal};
 use exemplar::Exemplars;
-use export::{Counted, KeepMark, MetricExporter, Waiting};
+use export::{Counted, MetricExporter, Waiting};
 use filter::{Calm, by_directives};
 use json::JsonLines;
 use layer::Telling;
@@ -240,7 +240,6 @@ impl Export {
             .build();
         let spans = waiting.clone();
         let tracer = tracer_provider(config)
-            .with_span_processor(KeepMark)
             .with_span_processor(Counted {
                 inner: processor,
                 waiting,
