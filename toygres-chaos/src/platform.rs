@@ -16,6 +16,9 @@ use toygres_platform::{
     InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage,
 };
 
+/// While this file is there, nothing can be removed.
+const HELD: &str = "held";
+
 /// A platform that several processes share, and on which everything is ready at once: each instance is a file, and
 /// behind all of them is one PostgreSQL server, which must let everybody in.
 pub struct SharedPlatform {
@@ -43,6 +46,19 @@ impl SharedPlatform {
     /// Has the process of this id stop itself, as by SIGSTOP, when it is just about to make an instance.
     pub fn stop_before_making(directory: &Path, process: Pid) {
         std::fs::write(stop_file(directory, process), "").unwrap();
+    }
+
+    fn data(&self, id: InstanceId) -> PathBuf {
+        self.directory.join(format!("{id}.data"))
+    }
+
+    /// Whether it refuses from now on to remove anything.
+    pub fn hold(&self, hold: bool) {
+        let held = self.directory.join(HELD);
+        match hold {
+            true => std::fs::write(held, "").unwrap(),
+            false => std::fs::remove_file(held).unwrap(),
+        }
     }
 
     /// How often an instance was made.
@@ -118,6 +134,10 @@ impl Platform for SharedPlatform {
         std::fs::remove_file(new).ok();
         Ok(())
     }
+    async fn keep_data(&self, instance: &InstanceRef) -> Result<()> {
+        std::fs::write(self.data(instance.id), "").unwrap();
+        Ok(())
+    }
     async fn differences(&self, spec: &InstanceSpec, _: Storage) -> Result<Option<Vec<String>>> {
         let missing = !self.file(spec.id).exists();
         Ok(Some(
@@ -147,15 +167,22 @@ impl Platform for SharedPlatform {
         Ok(futures_util::stream::empty().boxed())
     }
     async fn remove(&self, instance: &InstanceRef) -> Result<()> {
+        if self.directory.join(HELD).exists() {
+            let message = "a planned finalizer holds it";
+            return Err(Error::new(ErrorKind::Config, "planned_refusal", message));
+        }
         std::fs::remove_file(self.file(instance.id)).ok();
+        std::fs::remove_file(self.data(instance.id)).ok();
         Ok(())
     }
     async fn list(&self) -> Result<Vec<Listed>> {
         let entries = std::fs::read_dir(&self.directory).unwrap().flatten();
         let documents = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "json"));
         let listed = documents.filter_map(|entry| {
+            let instance = read(&entry.path())?;
             Some(Listed {
-                instance: read(&entry.path())?,
+                holds_data: self.data(instance.id).exists(),
+                instance,
                 running: true,
             })
         });

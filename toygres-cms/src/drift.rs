@@ -20,35 +20,42 @@ pub struct DriftFinding {
 }
 
 /// What [`rows::drift`] reads.
-const DRIFT: &str = "id, kind, object, instance_id, message, first_seen_at, last_seen_at";
+const DRIFT: &str = "id, kind, object, host, instance_id, message, first_seen_at, last_seen_at";
+/// What no sweep has seen for so long was found on a machine that is gone.
+const FORGOTTEN_AFTER: &str = "interval '1 day'";
 
 impl Cms {
-    /// Records all that a sweep found. What an earlier sweep found and this one did not is resolved.
+    /// Records all that a sweep found. What an earlier sweep found and this one did not is resolved. `host`: the machine
+    /// that swept, if only what is on it can be seen there; what others have found is then left to them.
     ///
     /// # Errors
     /// See the crate.
-    pub async fn record_drift(&self, findings: &[DriftFinding]) -> Result<()> {
+    pub async fn record_drift(&self, findings: &[DriftFinding], host: Option<&str>) -> Result<()> {
         let mut transaction = self.pool.begin().await.map_err(database)?;
         sqlx::query(
-            "insert into cms.drift_findings (source, kind, object, instance_id, message) \
-             select distinct on (kind, object) 'sweep', kind, object, instance_id, message \
+            "insert into cms.drift_findings (source, kind, object, instance_id, message, host) \
+             select distinct on (kind, object) 'sweep', kind, object, instance_id, message, $5 \
              from unnest($1::text[], $2::text[], $3::uuid[], $4::text[]) as seen (kind, object, instance_id, message) \
              order by kind, object \
              on conflict (source, kind, object) where resolved_at is null do update \
-             set message = excluded.message, instance_id = excluded.instance_id, last_seen_at = now()",
+             set message = excluded.message, instance_id = excluded.instance_id, host = excluded.host, \
+             last_seen_at = now()",
         )
         .bind(findings.iter().map(|finding| finding.kind.as_str()).collect::<Vec<_>>())
         .bind(findings.iter().map(|finding| finding.object.as_str()).collect::<Vec<_>>())
         .bind(findings.iter().map(|finding| finding.instance_id.map(|id| id.0)).collect::<Vec<_>>())
         .bind(findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>())
+        .bind(host)
         .execute(&mut *transaction)
         .await
         .map_err(database)?;
         // now() is the same in the whole transaction: what was just seen bears it.
-        sqlx::query(
+        sqlx::query(&format!(
             "update cms.drift_findings set resolved_at = now() \
-             where source = 'sweep' and resolved_at is null and last_seen_at < now()",
-        )
+             where source = 'sweep' and resolved_at is null and last_seen_at < now() \
+             and (host is null or host = $1 or last_seen_at < now() - {FORGOTTEN_AFTER})"
+        ))
+        .bind(host)
         .execute(&mut *transaction)
         .await
         .map_err(database)?;

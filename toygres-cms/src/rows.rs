@@ -12,7 +12,7 @@ use toygres_models::operations::{Operation, OperationError, Step};
 use toygres_models::quotas::{Quota, QuotaLimits};
 use toygres_models::server::{Drift, Worker};
 use toygres_models::tokens::ApiToken;
-use toygres_models::{InstanceId, Intent, OperationId, TokenId};
+use toygres_models::{InstanceId, Intent, OperationId, TokenId, drift};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -280,9 +280,11 @@ pub(crate) fn drift(row: &PgRow) -> sqlx::Result<Drift> {
     let instance_id = row.try_get::<Option<_>, _>("instance_id")?.map(InstanceId);
     Ok(Drift {
         id: row.try_get("id")?,
-        fixable: kind == "unknown_object" && instance_id.is_some(),
+        fixable: kind == drift::UNKNOWN_OBJECT && instance_id.is_some(),
+        remedy: drift::remedy(&kind, instance_id.is_some()).to_owned(),
         kind,
         object: row.try_get("object")?,
+        host: row.try_get("host")?,
         instance_id,
         message: row.try_get("message")?,
         first_seen_at: row.try_get("first_seen_at")?,

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod connection;
+pub mod drift;
 pub mod error;
 pub mod events;
 pub mod health;

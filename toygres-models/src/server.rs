@@ -131,12 +131,16 @@ pub struct Drift {
     pub kind: String,
     /// What it is about, as the platform names it.
     pub object: String,
+    /// The machine it was found on, where only that one can see it.
+    pub host: Option<String>,
     /// The instance it names, which may have no row.
     pub instance_id: Option<InstanceId>,
     /// A sentence for people.
     pub message: String,
     /// Whether `POST /api/server/drift/{id}/fix` can put it right.
     pub fixable: bool,
+    /// What to do about it, a sentence for people.
+    pub remedy: String,
     /// When it was first seen.
     pub first_seen_at: DateTime<Utc>,
     /// When it was last seen.

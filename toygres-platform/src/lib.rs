@@ -126,6 +126,8 @@ pub struct Listed {
     pub instance: InstanceRef,
     /// Whether it runs.
     pub running: bool,
+    /// Whether it was told to [keep its data](Platform::keep_data): it may hold what somebody needs.
+    pub holds_data: bool,
 }
 
 /// Something on the platform that looks like toygres's, but does not say which instance it belongs to.
@@ -174,10 +176,8 @@ pub trait Platform: Send + Sync + 'static {
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()>;
 
     /// Tells the platform that the storage holds a database from now on: whatever it does by itself, it never makes an
-    /// empty one again.
-    async fn keep_data(&self, _instance: &InstanceRef) -> Result<()> {
-        Ok(())
-    }
+    /// empty one again, and [`list`](Self::list) says so.
+    async fn keep_data(&self, instance: &InstanceRef) -> Result<()>;
 
     /// What of an instance that should be there differs from what [`ensure`](Self::ensure) would make of it, each in
     /// words for people (`the service shop-1a2b3c4d-rw is missing`). What does not differ comes right without another

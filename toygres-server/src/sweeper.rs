@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use toygres_cms::{DriftFinding, Retention, WantedActor};
 use toygres_engine::{EngineStatus, PrunePolicy};
-use toygres_models::Result;
 use toygres_models::instances::InstanceState;
+use toygres_models::{Result, drift};
 use toygres_orchestrations::{InstanceActor, actor_id, instance_actor};
+use toygres_platform::InstanceRef;
 use toygres_telemetry::Event;
 use toygres_telemetry::events::{DriftSeen, FleetSeen, HealthChecksSeen, ReportingEnded};
 
@@ -67,19 +68,34 @@ impl Sweeper {
     }
 
     async fn sweep(&mut self) -> Result<()> {
-        // Processes of a machine can only be seen there, so every machine looks for itself.
-        if self.service.platform.host().is_some() {
+        let leads = self.leads().await?;
+        let led = match leads {
+            true => self.lead().await,
+            false => {
+                ReportingEnded.emit();
+                Ok(())
+            }
+        };
+        // Processes of a machine can only be seen there, so every machine looks for itself. Last, and whatever the rest
+        // came to: a platform that can't be read keeps no actor from being started, nor the other way round.
+        if leads || self.service.platform.host().is_some() {
             self.drift().await?;
         }
+        led
+    }
+
+    /// Whether this node is the one that sweeps for all.
+    async fn leads(&self) -> Result<bool> {
         // What it would start by a wrong clock would begin at a wrong time: another node does it.
-        let fits = self.service.engine.clock_fits();
-        if !fits {
+        if !self.service.engine.clock_fits() {
             self.service.cms.release_lease(LEASE, self.holder).await?;
+            return Ok(false);
         }
-        if !fits || !self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await? {
-            ReportingEnded.emit();
-            return Ok(());
-        }
+        self.service.cms.try_lease(LEASE, self.holder, LEASE_TIME).await
+    }
+
+    /// What one node does for all.
+    async fn lead(&mut self) -> Result<()> {
         if self.observed.is_none_or(|at| at.elapsed() > OBSERVE_PERIOD) {
             // What is only told of must not keep the rest from being done.
             if let Err(error) = self.observe().await {
@@ -88,9 +104,6 @@ impl Sweeper {
             self.observed = Some(Instant::now());
         }
         self.actors().await?;
-        if self.service.platform.host().is_none() {
-            self.drift().await?;
-        }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_PERIOD) {
             self.service.engine.prune(&PrunePolicy::default()).await?;
             self.service.cms.prune(&Retention::default()).await?;
@@ -174,35 +187,52 @@ impl Sweeper {
         let mut findings: Vec<DriftFinding> = unreadable
             .into_iter()
             .map(|unknown| DriftFinding {
-                kind: "unknown_object".to_owned(),
+                kind: drift::UNKNOWN_OBJECT.to_owned(),
                 object: unknown.object,
                 instance_id: None,
                 message: unknown.message,
             })
             .collect();
         for listed in listed {
-            let instance = listed.instance;
-            match owners.get(&instance.id) {
-                None => findings.push(DriftFinding {
-                    kind: "unknown_object".to_owned(),
-                    object: instance.object_name(),
-                    instance_id: Some(instance.id),
-                    message:
-                        "it is on the platform, but there is no instance it belongs to; it is left alone"
-                            .to_owned(),
-                }),
+            let found = match owners.get(&listed.instance.id) {
+                None => Some((
+                    drift::UNKNOWN_OBJECT,
+                    "it is on the platform, but there is no instance it belongs to; it is left alone"
+                        .to_owned(),
+                )),
+                // What failed was never ready, so there is nothing of anybody in it. The rows may be those of an older
+                // backup, though, and it was made again since.
+                Some(InstanceState::Failed) if listed.holds_data => Some((
+                    drift::FAILED_WITH_DATA,
+                    "its row says that it was never made, but it holds data; it is left alone".to_owned(),
+                )),
                 Some(InstanceState::Deleted | InstanceState::Failed) => {
-                    // It may be made again at any time, so it is looked at again.
-                    let (cms, platform) = (&self.service.cms, &self.service.platform);
-                    let remove = async {
-                        tracing::warn!(instance_id = %instance.id, "removing what is left of an ended instance");
-                        platform.remove(&instance).await
-                    };
-                    cms.while_ended(instance.id, remove).await?;
+                    self.remove_rest(&listed.instance).await?
                 }
-                Some(_) => {}
-            }
+                Some(_) => None,
+            };
+            findings.extend(found.map(|(kind, message)| DriftFinding {
+                kind: kind.to_owned(),
+                object: listed.instance.object_name(),
+                instance_id: Some(listed.instance.id),
+                message,
+            }));
         }
-        self.service.cms.record_drift(&findings).await
+        let host = self.service.platform.host();
+        self.service.cms.record_drift(&findings, host).await
+    }
+
+    /// Removes what is left of an instance that has ended; what is found when that can't be done.
+    async fn remove_rest(&self, instance: &InstanceRef) -> Result<Option<(&'static str, String)>> {
+        // It may be made again at any time, so it is looked at again.
+        let remove = async {
+            tracing::warn!(instance_id = %instance.id, "removing what is left of an ended instance");
+            Ok(self.service.platform.remove(instance).await)
+        };
+        let removed = self.service.cms.while_ended(instance.id, remove).await?;
+        Ok(removed.and_then(Result::err).map(|error| {
+            let message = format!("what is left of an ended instance can't be removed: {error}");
+            (drift::LEFTOVER_STUCK, message)
+        }))
     }
 }

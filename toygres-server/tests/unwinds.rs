@@ -95,6 +95,9 @@ impl Platform for FaultyPlatform {
     async fn ensure(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
         self.call(Verb::Ensure, || self.inner.ensure(spec, storage)).await
     }
+    async fn keep_data(&self, instance: &InstanceRef) -> Result<()> {
+        self.inner.keep_data(instance).await
+    }
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
         self.call(Verb::Observe, || self.inner.observe(instance)).await
     }

@@ -119,6 +119,9 @@ impl Platform for StubPlatform {
             _ => Ok(()),
         }
     }
+    async fn keep_data(&self, _: &InstanceRef) -> Result<()> {
+        Ok(())
+    }
     async fn differences(&self, spec: &InstanceSpec, _storage: Storage) -> Result<Option<Vec<String>>> {
         let state = self.state.lock().unwrap();
         let differing = state.differing.get(&spec.id);
@@ -188,6 +191,7 @@ impl Platform for StubPlatform {
         let listed = |instance: &InstanceRef| Listed {
             instance: instance.clone(),
             running: true,
+            holds_data: false,
         };
         Ok(state.instances.values().map(listed).collect())
     }

@@ -228,7 +228,8 @@ fn server(method: &str, rest: &[&str], query: &str) -> Reply {
     let drift = |id: i64, fixable: bool| {
         json!({
             "id": id, "kind": "unknown_directory", "object": format!("/data/lost-{id}"), "instance_id": null,
-            "message": "nobody knows it", "fixable": fixable, "first_seen_at": AT, "last_seen_at": "2024-05-01T11:00:00Z",
+            "message": "nobody knows it", "fixable": fixable, "remedy": "remove it by hand", "host": null,
+            "first_seen_at": AT, "last_seen_at": "2024-05-01T11:00:00Z",
         })
     };
     match (method, rest) {

@@ -258,7 +258,7 @@ async fn an_alarm_lasts_until_the_next_good_check_and_is_said_once() {
     assert_eq!(drift[0].kind, "storage_missing");
     assert_eq!(drift[0].instance_id, Some(instance.id));
     // A sweep knows nothing of alarms and must not resolve them.
-    fixture.cms.record_drift(&[]).await.unwrap();
+    fixture.cms.record_drift(&[], None).await.unwrap();
     assert_eq!(fixture.cms.list_drift().await.unwrap().len(), 1);
     let events = fixture.events(instance.id).await;
     assert_eq!(events.iter().filter(|kind| *kind == "alarm").count(), 1);

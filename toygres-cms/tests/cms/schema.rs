@@ -30,7 +30,7 @@ async fn servers_that_start_together_migrate_once() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(applied, 5);
+    assert_eq!(applied, 6);
     let outside: i64 = sqlx::query_scalar("select count(*) from pg_tables where schemaname = 'public'")
         .fetch_one(&pool)
         .await

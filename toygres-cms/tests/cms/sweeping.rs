@@ -185,19 +185,66 @@ async fn drift_is_open_as_long_as_it_is_seen() {
     };
     let own = |object: &str, message: &str| (object.to_owned(), message.to_owned());
     let twice = [finding("a", "one"), finding("a", "one"), finding("b", "two")];
-    fixture.cms.record_drift(&twice).await.unwrap();
+    fixture.cms.record_drift(&twice, None).await.unwrap();
     assert_eq!(open().await, [own("a", "one"), own("b", "two")]);
     fixture
         .cms
-        .record_drift(&[finding("b", "new words"), finding("c", "three")])
+        .record_drift(&[finding("b", "new words"), finding("c", "three")], None)
         .await
         .unwrap();
     assert_eq!(open().await, [own("b", "new words"), own("c", "three")]);
-    fixture.cms.record_drift(&[]).await.unwrap();
+    fixture.cms.record_drift(&[], None).await.unwrap();
     assert!(open().await.is_empty());
-    fixture.cms.record_drift(&[finding("a", "again")]).await.unwrap();
+    fixture
+        .cms
+        .record_drift(&[finding("a", "again")], None)
+        .await
+        .unwrap();
     assert_eq!(open().await, [own("a", "again")]);
     assert_eq!(fixture.count("drift_findings").await, 4);
+}
+
+#[tokio::test]
+async fn a_machine_resolves_only_what_it_has_found_itself() {
+    let fixture = Fixture::start().await;
+    let (cms, finding) = (&fixture.cms, |object: &str| DriftFinding {
+        kind: "unknown_object".to_owned(),
+        object: object.to_owned(),
+        instance_id: None,
+        message: "nobody knows it".to_owned(),
+    });
+    let open = async || {
+        let drift = cms.list_drift().await.unwrap();
+        let found = drift
+            .into_iter()
+            .map(|drift| (drift.id, drift.host.unwrap_or_default()));
+        found.collect::<Vec<_>>()
+    };
+    let on = |id, host: &str| (id, host.to_owned());
+    cms.record_drift(&[finding("a")], Some("one")).await.unwrap();
+    for _ in 0..2 {
+        cms.record_drift(&[finding("b")], Some("two")).await.unwrap();
+        cms.record_drift(&[finding("a")], Some("one")).await.unwrap();
+    }
+    let found = open().await;
+    let [a, b] = &found[..] else { panic!("{found:?}") };
+    // The same row from the first time on: it neither comes nor goes.
+    assert_eq!(open().await, [on(a.0, "one"), on(b.0, "two")]);
+    cms.record_drift(&[], Some("one")).await.unwrap();
+    assert_eq!(open().await, [on(b.0, "two")]);
+
+    // What the release before has found bears no machine; who still sees it says so.
+    fixture.execute("update cms.drift_findings set host = null").await;
+    cms.record_drift(&[finding("b")], Some("two")).await.unwrap();
+    assert_eq!(open().await, [on(b.0, "two")]);
+    cms.record_drift(&[], Some("one")).await.unwrap();
+    assert_eq!(open().await, [on(b.0, "two")]);
+    // That machine is gone for good.
+    fixture
+        .execute("update cms.drift_findings set last_seen_at = now() - interval '25 hours'")
+        .await;
+    cms.record_drift(&[], Some("one")).await.unwrap();
+    assert_eq!(open().await, []);
 }
 
 #[tokio::test]
@@ -215,7 +262,7 @@ async fn drift_is_put_right_by_somebody_who_is_audited() {
         finding("unknown_object", "b", None),
         finding("storage_missing", "c", Some(known)),
     ];
-    cms.record_drift(&findings).await.unwrap();
+    cms.record_drift(&findings, None).await.unwrap();
     let listed = cms.list_drift().await.unwrap();
     let mut fixable: Vec<_> = listed
         .iter()

@@ -283,8 +283,10 @@ impl Platform for KubernetesPlatform {
                 let entry = listed.entry(instance.id).or_insert(Listed {
                     instance,
                     running: false,
+                    holds_data: false,
                 });
                 entry.running |= is_started;
+                entry.holds_data |= manifests::is_marked_as_holding_data(&metadata);
             }
         }
         Ok(listed.into_values().collect())

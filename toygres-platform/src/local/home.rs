@@ -3,7 +3,7 @@
 
 use super::cluster::{Cluster, ServerState};
 use super::fault::{fault, io_fault};
-use super::files::{make_directory, names_in, random_suffix, remove_all, sync_directory};
+use super::files::{make_directory, names_in, random_suffix, remove_all, sync_directory, write_whole};
 use super::ports;
 use super::programs::Programs;
 use super::record::Record;
@@ -20,6 +20,9 @@ use toygres_models::{Error, ErrorKind, PostgresVersion, Result};
 
 /// Others may go through these directories, but not look around: servers run as another user than root.
 const PASSABLE: u32 = 0o711;
+/// Stands beside the data from the first time on that the control plane had an answer of it. A file of its own: the
+/// record is written by whoever works on the instance.
+const HOLDS_DATA: &str = "holds-data";
 
 pub(crate) struct Home {
     pub(crate) directory: PathBuf,
@@ -194,11 +197,19 @@ impl Home {
         Record::read(&self.instance(instance)).is_ok_and(|record| record.is_some_and(|it| it.port_is_known))
     }
 
+    pub(crate) fn keep_data(&self, instance: &InstanceRef) -> Result<()> {
+        let mark = self.instance(instance).join(HOLDS_DATA);
+        write_whole(&mark, &[], 0o600)
+    }
+
     pub(crate) fn list(&self) -> Result<Vec<Listed>> {
         let listed = |record: Record| {
             let instance = record.instance();
-            let running = self.any_cluster(&instance).state() != ServerState::Stopped;
-            Listed { instance, running }
+            Listed {
+                running: self.any_cluster(&instance).state() != ServerState::Stopped,
+                holds_data: self.instance(&instance).join(HOLDS_DATA).exists(),
+                instance,
+            }
         };
         Ok(self.records()?.into_iter().map(listed).collect())
     }

@@ -313,6 +313,11 @@ impl Platform for LocalPlatform {
         Ok(())
     }
 
+    async fn keep_data(&self, instance: &InstanceRef) -> Result<()> {
+        let (home, instance) = (self.home.clone(), instance.clone());
+        blocking(move || home.keep_data(&instance)).await
+    }
+
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
         self.look(instance)
     }

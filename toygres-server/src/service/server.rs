@@ -210,7 +210,8 @@ impl Service {
                 ErrorKind::Conflict,
                 "drift_not_fixable",
                 format!("toygres can't put this right by itself: {}", drift.message),
-            ));
+            )
+            .hint(drift.remedy));
         };
         // It may have got a row since the sweep, or never have been without one for long.
         if self.cms.owners(&[instance_id]).await?.contains_key(&instance_id) {
@@ -225,7 +226,14 @@ impl Service {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "drift_not_here",
-                format!("{} is not on this machine, or not any more", drift.object),
+                match drift
+                    .host
+                    .as_deref()
+                    .filter(|host| self.platform.host() != Some(*host))
+                {
+                    Some(host) => format!("{} is on the machine {host}", drift.object),
+                    None => format!("{} is not there any more", drift.object),
+                },
             )
             .hint("ask the server of the machine that it is on; if it is gone, the next sweep says so"));
         };

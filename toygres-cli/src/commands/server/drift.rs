@@ -15,19 +15,27 @@ pub(super) async fn run(args: &Drift, client: &Client, printer: &Printer) -> Res
         }
         return Ok(());
     }
-    let fixable: Vec<_> = drift.iter().filter(|drift| drift.fixable).collect();
+    let (fixable, other): (Vec<_>, Vec<_>) = drift.iter().partition(|drift| drift.fixable);
+    for drift in &other {
+        printer.note(&format!(
+            "{}: {}: can't be put right from here: {}",
+            drift.kind, drift.object, drift.remedy
+        ));
+    }
     if fixable.is_empty() {
         if drift.is_empty() || printer.is_document() {
             return printer.drift(&[]);
         }
-        printer.note("nothing can be put right from here; what there is: toygres server drift");
         return Ok(());
     }
     for drift in &fixable {
         printer.note(&format!("{}: {}: {}", drift.kind, drift.object, drift.message));
     }
     Question {
-        text: format!("This puts {} right; what nobody owns is removed.", fixable.len()),
+        text: format!(
+            "This puts {} right; what nobody owns is removed with its data.",
+            fixable.len()
+        ),
         answer: None,
         otherwise: "nothing is put right".to_owned(),
         forced: "toygres server drift --fix --force".to_owned(),

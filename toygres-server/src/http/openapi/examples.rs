@@ -20,7 +20,7 @@ use toygres_models::server::{
     Check, Count, Drift, EffectiveSetting, Probe, ServerHealth, ServerStats, SettingOrigin, Worker,
 };
 use toygres_models::tokens::{ApiToken, CreatedToken, TokenScope};
-use toygres_models::{InstanceId, InstanceName, OperationId, OwnerName, PostgresVersion, TokenId};
+use toygres_models::{InstanceId, InstanceName, OperationId, OwnerName, PostgresVersion, TokenId, drift};
 use utoipa::openapi::path::Operation as Described;
 use utoipa::openapi::schema::{ArrayItems, Schema};
 use utoipa::openapi::{Content, RefOr};
@@ -249,11 +249,13 @@ fn one(name: &str) -> Option<Value> {
         "Value" => json!({"timestamp": at, "level": "INFO", "message": "answered", "status": 200}),
         "Drift" => json!(Drift {
             id: 1,
-            kind: "unknown_object".to_owned(),
+            kind: drift::UNKNOWN_OBJECT.to_owned(),
             object: "demo-6f2c4b8e".to_owned(),
+            host: None,
             instance_id: Some(InstanceId(INSTANCE)),
             message: "it is on the platform, but there is no instance it belongs to".to_owned(),
             fixable: true,
+            remedy: drift::remedy(drift::UNKNOWN_OBJECT, true).to_owned(),
             first_seen_at: at,
             last_seen_at: at,
         }),
