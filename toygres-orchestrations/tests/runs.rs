@@ -2,22 +2,21 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod stand_ins;
+
 use serde_json::{Value, json};
+use stand_ins::{Answers, not_ready, ready, refused, stand_ins, tested};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use toygres_activities::record_end::End;
 use toygres_activities::{
-    BeginOperation, DeployPostgres, LoadIntent, RecordEnd, RecordHealthCheck, RecordRunning, RemovePostgres,
-    TestConnection, VerifyGone, WaitForReady,
+    DeployPostgres, LoadIntent, RecordHealthCheck, RemovePostgres, TestConnection, VerifyGone, WaitForReady,
 };
-use toygres_engine::{
-    Activities, Activity, ActivityContext, Engine, EngineClient, EngineConfig, Orchestration,
-};
+use toygres_engine::{Activity, Engine, EngineClient, EngineConfig, Orchestration};
 use toygres_models::orchestrations::{OrchestrationNode, OrchestrationStatus};
-use toygres_models::{Error, ErrorKind, InstanceId, OperationId, Result, Scope, Secret};
+use toygres_models::{ErrorKind, InstanceId, OperationId, Result, Scope, Secret};
 use toygres_orchestrations::{
     CreateInstance, DeleteInstance, InstanceActor, actor_id, create_instance, delete_instance, instance_actor,
 };
@@ -26,34 +25,21 @@ use toygres_testing::{TestDatabase, wait_for};
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// What the activities of an instance answer: each its own, one after the other, then as if all were well.
-type Answers = BTreeMap<&'static str, VecDeque<Result<Value>>>;
+type Scripted = BTreeMap<&'static str, VecDeque<Result<Value>>>;
 
 #[derive(Default)]
 struct Script {
-    by_instance: Mutex<BTreeMap<String, Answers>>,
+    by_instance: Mutex<BTreeMap<String, Scripted>>,
 }
 
-/// Has the name and the types of an activity and does nothing.
-struct StandIn<A>(PhantomData<A>);
-
-impl<A: Activity> Activity for StandIn<A> {
-    const CRATE: &'static str = A::CRATE;
-    const NAME: &'static str = A::NAME;
-    type Deps = Script;
-    type Input = A::Input;
-    type Output = A::Output;
-
-    async fn run(script: &Script, _: &ActivityContext, input: A::Input) -> Result<A::Output> {
-        let input = serde_json::to_value(input).unwrap();
-        let scope = input.get("scope").unwrap_or(&input);
-        let instance_id = scope["instance_id"].as_str().unwrap();
-        let mut script = script.by_instance.lock().unwrap();
+impl Answers for Script {
+    async fn answer(&self, activity: &'static str, scope: Scope, _: Value) -> Result<Value> {
+        let mut script = self.by_instance.lock().unwrap();
         let scripted = script
-            .get_mut(instance_id)
-            .and_then(|answers| answers.get_mut(A::NAME))
+            .get_mut(&scope.instance_id.to_string())
+            .and_then(|answers| answers.get_mut(activity))
             .and_then(VecDeque::pop_front);
-        let answer = scripted.unwrap_or_else(|| Ok(usual(A::NAME)))?;
-        Ok(serde_json::from_value(answer).unwrap())
+        scripted.unwrap_or_else(|| Ok(usual(activity)))
     }
 }
 
@@ -62,9 +48,7 @@ fn usual(activity: &str) -> Value {
         LoadIntent::NAME => intent("running", "running", None, 50),
         RecordHealthCheck::NAME => checked("running", "running", 50),
         TestConnection::NAME => tested(true),
-        WaitForReady::NAME => {
-            json!({"is": "ready", "endpoint": {"host": "127.0.0.1", "port": 5432}, "system_identifier": 1})
-        }
+        WaitForReady::NAME => ready(),
         _ => Value::Null,
     }
 }
@@ -81,18 +65,10 @@ fn checked(state: &str, desired: &str, next_check_ms: u64) -> Value {
     json!({"intent": intent, "next_check_ms": next_check_ms})
 }
 
-fn tested(healthy: bool) -> Value {
-    json!({"check": {"checked_at": "2026-01-01T00:00:00Z", "healthy": healthy}})
-}
-
 fn differs() -> Value {
     let mut tested = tested(true);
     tested["differences"] = json!(["the service is missing"]);
     tested
-}
-
-fn not_ready(reason: &str) -> Value {
-    json!({"is": "not_ready", "reason": reason, "message": "not yet"})
 }
 
 /// What a platform says that knows whether deploying again would help.
@@ -100,10 +76,6 @@ fn known(reason: &str, differs: bool) -> Value {
     let mut seen = not_ready(reason);
     seen["differs"] = json!(differs);
     seen
-}
-
-fn refused(kind: ErrorKind) -> Result<Value> {
-    Err(Error::new(kind, "scripted", "as the script says"))
 }
 
 struct Stage {
@@ -340,25 +312,9 @@ async fn golden_runs_are_those_that_running_work_is_replayed_against() {
     let config = EngineConfig::new(Secret::new(database.url.clone()));
     let engine = Engine::connect(config, pool).await.unwrap();
     let script = Arc::new(Script::default());
-    macro_rules! stand_ins {
-        ($($activity:ident),+) => {
-            Activities::new(toygres_activities::CRATE, Arc::clone(&script))
-                $(.register::<StandIn<$activity>>())+
-        };
-    }
-    let activities = stand_ins!(
-        BeginOperation,
-        DeployPostgres,
-        LoadIntent,
-        RecordEnd,
-        RecordHealthCheck,
-        RecordRunning,
-        RemovePostgres,
-        TestConnection,
-        VerifyGone,
-        WaitForReady
-    );
-    let running = engine.start(activities, toygres_orchestrations::registry()).await;
+    let running = engine
+        .start(stand_ins(Arc::clone(&script)), toygres_orchestrations::registry())
+        .await;
     let stage = Stage {
         client: engine.client(),
         script,
