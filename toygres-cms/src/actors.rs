@@ -315,6 +315,7 @@ impl Cms {
         }
         let ended = sqlx::query(&format!(
             "update cms.operations set finished_at = now(), started_at = coalesce(started_at, now()), \
+             error_code = null, error_message = null, \
              state = case kind when 'delete' then 'succeeded' else 'cancelled' end \
              where instance_id = $1 and state in ('pending', 'running') returning {}",
             operations::ENDED

@@ -1,13 +1,14 @@
 //! Health checks and alarms: what the actor of an instance found.
 
+use crate::actors::{Fenced, scope_operation};
 use crate::errors::{database, no_such_actor};
 use crate::events::{self, EventKind};
 use crate::{Cms, rows};
 use sqlx::PgConnection;
 use toygres_models::health::{HealthCheck, UNHEALTHY_AFTER};
 use toygres_models::instances::Endpoint;
-use toygres_models::operations::Reason;
-use toygres_models::{InstanceId, Intent, Result, Scope};
+use toygres_models::operations::{OperationError, Reason};
+use toygres_models::{InstanceId, Intent, Result, Scope, drift};
 
 impl Cms {
     /// Records a health check, and what follows from it for health and state; gives what is wanted of the instance
@@ -67,32 +68,36 @@ impl Cms {
                 .bind(message),
             )
             .await?;
-        let new: bool = sqlx::query_scalar(
-            "insert into cms.drift_findings (source, kind, object, instance_id, message) \
-             values ('actor', $1, $2, $3, $4) \
-             on conflict (source, kind, object) where resolved_at is null \
-             do update set message = excluded.message, last_seen_at = now() \
-             returning first_seen_at = last_seen_at",
-        )
-        .bind(reason.as_str())
-        .bind(id.to_string())
-        .bind(id.0)
-        .bind(message)
-        .fetch_one(fenced.connection())
-        .await
-        .map_err(database)?;
-        if new {
-            events::record(
-                fenced.connection(),
-                EventKind::Alarm,
-                id,
-                scope.operation_id,
-                message,
-            )
-            .await?;
-        }
+        alarm(&mut fenced, scope, reason.as_str(), message).await?;
         fenced.progressed().await?;
         fenced.commit().await
+    }
+
+    /// Records that what is being removed can't be: an alarm until the operation ends, which shows the cause meanwhile.
+    /// Only a new alarm is an event; whether it is one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Superseded`](toygres_models::ErrorKind::Superseded), code `superseded`. Else see the crate.
+    pub async fn record_removal_stuck(&self, scope: &Scope, error: &OperationError) -> Result<bool> {
+        let operation_id = scope_operation(scope)?;
+        let mut fenced = self.fence(scope).await?;
+        let (kind, state) = fenced.operation(scope).await?;
+        if state.is_terminal() {
+            return Ok(false);
+        }
+        let query = sqlx::query(
+            "update cms.operations set error_code = $2, error_message = $3 where id = $1 \
+             and (error_code, error_message) is distinct from ($2, $3)",
+        );
+        let query = query.bind(operation_id.0).bind(&error.code).bind(&error.message);
+        fenced.execute(query).await?;
+        let message = format!(
+            "it can't be removed, which the {kind} {operation_id} waits for: {}",
+            error.message
+        );
+        let new = alarm(&mut fenced, scope, drift::REMOVAL_STUCK, &message).await?;
+        fenced.commit().await?;
+        Ok(new)
     }
 
     /// Records what an instance differed in from what it should be, before it was made so again: each an event, but
@@ -134,6 +139,30 @@ impl Cms {
         .await
         .map_err(database)
     }
+}
+
+/// Opens an alarm, or keeps it open. A new one is an event; whether it is one.
+async fn alarm(fenced: &mut Fenced, scope: &Scope, kind: &str, message: &str) -> Result<bool> {
+    let id = scope.instance_id;
+    let new: bool = sqlx::query_scalar(
+        "insert into cms.drift_findings (source, kind, object, instance_id, message) \
+         values ('actor', $1, $2, $3, $4) \
+         on conflict (source, kind, object) where resolved_at is null \
+         do update set message = excluded.message, last_seen_at = now() \
+         returning first_seen_at = last_seen_at",
+    )
+    .bind(kind)
+    .bind(id.to_string())
+    .bind(id.0)
+    .bind(message)
+    .fetch_one(fenced.connection())
+    .await
+    .map_err(database)?;
+    if new {
+        let connection = fenced.connection();
+        events::record(connection, EventKind::Alarm, id, scope.operation_id, message).await?;
+    }
+    Ok(new)
 }
 
 /// Writes a check down; one that is there already is left.

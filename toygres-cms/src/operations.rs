@@ -11,7 +11,7 @@ use toygres_models::instances::DesiredState;
 use toygres_models::operations::{
     Operation, OperationError, OperationKind, OperationState, Reason, StepState,
 };
-use toygres_models::{Error, ErrorKind, InstanceId, OperationId, OwnerName, Result, Scope};
+use toygres_models::{Error, ErrorKind, InstanceId, OperationId, OwnerName, Result, Scope, drift};
 
 /// Which operations to list; all by default, newest first.
 #[derive(Debug, Clone, Default)]
@@ -316,7 +316,8 @@ async fn wanted_operation(fenced: &mut Fenced, scope: &Scope) -> Result<()> {
     }
 }
 
-/// Ends the instance's operation `id` as `state`, and those of its steps that go on as `steps`.
+/// Ends the instance's operation `id` as `state`, those of its steps that go on as `steps`, and the alarm that what it
+/// has to remove is stuck.
 pub(crate) async fn end(
     fenced: &mut Fenced,
     id: OperationId,
@@ -345,6 +346,14 @@ pub(crate) async fn end(
             .bind(id.0)
             .bind(steps.as_str()),
         )
+        .await?;
+    let removed = sqlx::query(
+        "update cms.drift_findings set resolved_at = now() \
+         where instance_id = (select instance_id from cms.operations where id = $1) \
+         and source = 'actor' and kind = $2 and resolved_at is null",
+    );
+    fenced
+        .execute(removed.bind(id.0).bind(drift::REMOVAL_STUCK))
         .await?;
     Ok(operation)
 }

@@ -150,7 +150,7 @@ pub struct Operation {
     pub instance_name: InstanceName,
     /// Its steps so far, in the order they were begun.
     pub steps: Vec<Step>,
-    /// What it ended with, if it failed.
+    /// What it ended with, if it failed; until then, why what it has to remove can't be.
     pub error: Option<OperationError>,
     /// When it was asked for.
     pub requested_at: DateTime<Utc>,

@@ -152,7 +152,7 @@ impl Create {
     async fn act(&mut self, step: Step) -> Result<Came, Failure> {
         let scope = self.scope;
         match step {
-            Step::Begin => self.call::<BeginOperation>(step, scope).await?,
+            Step::Begin => self.call::<BeginOperation>(step, scope.into()).await?,
             Step::Deploy => self.call::<DeployPostgres>(step, scope).await?,
             Step::Ready => {
                 let quick = std::mem::replace(&mut self.quick, false);

@@ -6,9 +6,10 @@ use crate::flow::{self, Does, Stepwise, To, call};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use toygres_activities::record_end::{self, End};
-use toygres_activities::{BeginOperation, RecordEnd, RemovePostgres, VerifyGone};
+use toygres_activities::{BeginOperation, RecordEnd, RemovePostgres, VerifyGone, begin_operation};
 use toygres_engine::{Activity, Context, Failure, Orchestration, RetryPolicy, Turn};
 use toygres_models::Scope;
+use toygres_models::operations::OperationError;
 
 /// See the module.
 pub struct DeleteInstance;
@@ -20,6 +21,9 @@ pub struct Input {
     pub scope: Scope,
     /// What is recorded once nothing is left.
     pub end: End,
+    /// What the last try failed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<OperationError>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +95,14 @@ async fn act(step: Step, cx: &Context, input: &Input) -> Result<(), Failure> {
     let scope = input.scope;
     let patient = RetryPolicy::patient();
     match step {
-        Step::Begin => call::<BeginOperation>(step, cx, patient, scope).await,
+        Step::Begin => {
+            let removal_failed = input.failed.clone();
+            let begin = begin_operation::Input {
+                scope,
+                removal_failed,
+            };
+            call::<BeginOperation>(step, cx, patient, begin).await
+        }
         Step::Remove => call::<RemovePostgres>(step, cx, patient, scope).await,
         Step::Verify => call::<VerifyGone>(step, cx, patient, scope).await,
         Step::Record => {

@@ -37,6 +37,22 @@ pub struct Input {
     /// Set by itself only.
     #[serde(default)]
     pub resume: Option<Resume>,
+    /// What the last try to remove the instance failed with. Set by itself only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal_failed: Option<OperationError>,
+}
+
+impl Input {
+    /// What an actor is started with.
+    #[must_use]
+    pub fn new(instance_id: InstanceId, incarnation: i64) -> Self {
+        Self {
+            instance_id,
+            incarnation,
+            resume: None,
+            removal_failed: None,
+        }
+    }
 }
 
 /// What an actor hands to its next execution.
@@ -269,6 +285,7 @@ impl Orchestration for InstanceActor {
                 operation_id: None,
             },
             resume: input.resume.clone(),
+            removal_failed: input.removal_failed.clone(),
             round: 0,
             view: None,
             operation_id: None,
@@ -288,7 +305,11 @@ impl Orchestration for InstanceActor {
                 }
             },
         };
-        Ok(Turn::ContinueAsNew(Input { resume, ..input }))
+        Ok(Turn::ContinueAsNew(Input {
+            resume,
+            removal_failed: actor.removal_failed,
+            ..input
+        }))
     }
 }
 
@@ -298,6 +319,8 @@ struct Actor {
     scope: Scope,
     /// What the last execution left, then what the next one is left.
     resume: Option<Resume>,
+    /// What the last try to remove the instance failed with: the next one has it recorded.
+    removal_failed: Option<OperationError>,
     round: u32,
     /// What the row said when it was last read; `None` if a check has found since that nothing new is wanted.
     view: Option<load_intent::Output>,
@@ -422,16 +445,23 @@ impl Actor {
     }
 
     /// A deletion, or the removal of what a failed create made, in which case a deletion that came meanwhile does it.
-    async fn remove(&self, step: Step) -> Result<Came, Failure> {
+    async fn remove(&mut self, step: Step) -> Result<Came, Failure> {
         let input = delete_instance::Input {
             scope: self.working(),
             end: self.end.clone(),
+            failed: self.removal_failed.take(),
         };
         let id = self.child_id(DeleteInstance::NAME);
         match flow::child::<DeleteInstance>(step, &self.of_operation(), id, input).await {
             // By an operator: what was begun is still to be removed.
             Err(failure) if failure.code == "cancelled" => Err(Failure::app(failure.code, failure.message)),
-            Err(failure) if failure.kind != ErrorKind::Superseded => Err(failure),
+            Err(failure) if failure.kind != ErrorKind::Superseded => {
+                self.removal_failed = Some(OperationError {
+                    code: failure.code.clone(),
+                    message: failure.message.clone(),
+                });
+                Err(failure)
+            }
             Ok(()) | Err(_) => Ok(Came::Done),
         }
     }

@@ -123,17 +123,14 @@ impl Scene<'_> {
         let input = delete_instance::Input {
             scope: self.scope,
             end: End::Deleted,
+            failed: None,
         };
         self.run::<DeleteInstance>(title, &id, input).await
     }
 
     async fn act(self, title: &str) -> String {
         let id = actor_id(self.scope.instance_id, 1);
-        let input = instance_actor::Input {
-            instance_id: self.scope.instance_id,
-            incarnation: 1,
-            resume: None,
-        };
+        let input = instance_actor::Input::new(self.scope.instance_id, 1);
         self.run::<InstanceActor>(title, &id, input).await
     }
 

@@ -326,11 +326,7 @@ impl Stage {
         // Long enough to find it waiting.
         world.next_check_ms = 2_000;
         self.worlds.put(world.clone(), 0);
-        let input = instance_actor::Input {
-            instance_id: world.instance_id,
-            incarnation: 1,
-            resume: None,
-        };
+        let input = instance_actor::Input::new(world.instance_id, 1);
         let actor = actor_id(world.instance_id, 1);
         self.engine
             .client()

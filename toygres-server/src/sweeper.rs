@@ -166,11 +166,7 @@ impl Sweeper {
     async fn start(&self, wanted: &WantedActor, incarnation: i64) -> Result<()> {
         tracing::info!(instance_id = %wanted.instance_id, incarnation, "the sweeper starts an actor");
         let instance_id = wanted.instance_id;
-        let input = instance_actor::Input {
-            instance_id,
-            incarnation,
-            resume: None,
-        };
+        let input = instance_actor::Input::new(instance_id, incarnation);
         self.service
             .engine
             .restart::<InstanceActor>(&actor_id(instance_id, incarnation), input)

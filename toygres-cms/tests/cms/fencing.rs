@@ -76,6 +76,9 @@ const WRITES: &[(&str, Before, Write)] = &[
     ("record_alarm", Before::Running, |cms, scope| {
         Box::pin(cms.record_alarm(scope, Reason::StorageMissing, "the data is not there"))
     }),
+    ("record_removal_stuck", Before::Deleting, |cms, scope| {
+        Box::pin(async { cms.record_removal_stuck(scope, &error()).await.map(drop) })
+    }),
 ];
 
 /// An instance as the write expects it, and the scope of its actor.

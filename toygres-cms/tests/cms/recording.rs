@@ -3,7 +3,7 @@
 use crate::support::{Fixture, PASSWORD, assert_error, check, endpoint, error};
 use toygres_models::health::HealthStatus;
 use toygres_models::instances::InstanceState;
-use toygres_models::operations::{OperationState, Reason, StepState};
+use toygres_models::operations::{OperationError, OperationState, Reason, StepState};
 use toygres_models::{ErrorKind, Scope};
 
 #[tokio::test]
@@ -203,6 +203,54 @@ async fn a_creation_stops_at_its_next_step_once_deletion_is_wanted() {
         (operation.state, operation.steps[0].state),
         (OperationState::Succeeded, StepState::Succeeded)
     );
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_an_alarm_until_the_operation_ends() {
+    let fixture = Fixture::start().await;
+    let cms = &fixture.cms;
+    let refused = |message: &str| OperationError {
+        code: "permission_denied".to_owned(),
+        message: message.to_owned(),
+    };
+    for undo in [false, true] {
+        let fresh = fixture.create("demo").await;
+        let scope = match undo {
+            true => fresh.scope,
+            false => fixture.request_delete(fresh.instance.id).await,
+        };
+        let operation_id = scope.operation_id.unwrap();
+        cms.begin_operation(&scope).await.unwrap();
+        for (message, new) in [("no", true), ("still no", false)] {
+            assert_eq!(
+                cms.record_removal_stuck(&scope, &refused(message)).await.unwrap(),
+                new
+            );
+            let operation = fixture.operation(operation_id).await;
+            assert_eq!(operation.state, OperationState::Running);
+            assert_eq!(operation.error, Some(refused(message)));
+            let drift = cms.list_drift().await.unwrap();
+            let [drift] = &drift[..] else { panic!("{drift:?}") };
+            assert_eq!((drift.kind.as_str(), drift.fixable), ("removal_stuck", false));
+            assert_eq!(drift.instance_id, Some(fresh.instance.id));
+            assert!(drift.message.contains(&operation_id.to_string()) && drift.message.ends_with(message));
+            let instance = fixture.instance(fresh.instance.id).await;
+            assert_eq!(instance.state_reason_code.as_deref(), Some("removal_stuck"));
+        }
+        let events = fixture.events(fresh.instance.id).await;
+        assert_eq!(events.iter().filter(|kind| *kind == "alarm").count(), 1);
+
+        let (end, left) = match undo {
+            true => (cms.record_failed(&scope, &error()).await, Some(error())),
+            false => (cms.record_deleted(&scope).await, None),
+        };
+        end.unwrap();
+        assert_eq!(fixture.operation(operation_id).await.error, left);
+        assert!(cms.list_drift().await.unwrap().is_empty());
+        // A late word of the removal is one too many.
+        assert!(!cms.record_removal_stuck(&scope, &refused("no")).await.unwrap());
+        assert!(cms.list_drift().await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -71,11 +71,7 @@ impl Service {
         let id = actor_id(instance_id, incarnation);
         let nudged = async {
             if is_new {
-                let input = instance_actor::Input {
-                    instance_id,
-                    incarnation,
-                    resume: None,
-                };
+                let input = instance_actor::Input::new(instance_id, incarnation);
                 match incarnation {
                     1 => self.engine.start::<InstanceActor>(&id, input).await,
                     _ => self.engine.restart::<InstanceActor>(&id, input).await,
