@@ -53,8 +53,8 @@ impl SharedPlatform {
     }
 
     /// Whether it refuses from now on to remove anything.
-    pub fn hold(&self, hold: bool) {
-        let held = self.directory.join(HELD);
+    pub fn hold(directory: &Path, hold: bool) {
+        let held = directory.join(HELD);
         match hold {
             true => std::fs::write(held, "").unwrap(),
             false => std::fs::remove_file(held).unwrap(),

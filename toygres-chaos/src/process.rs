@@ -150,6 +150,12 @@ impl ServerProcess {
         self.options.settings.push((name, value.to_owned()));
     }
 
+    /// The control database that it was first started with.
+    #[must_use]
+    pub fn database_url(&self) -> &str {
+        &self.options.database_url
+    }
+
     /// What it said.
     #[must_use]
     pub fn log(&self) -> PathBuf {

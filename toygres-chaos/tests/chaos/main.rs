@@ -10,6 +10,7 @@ mod actors;
 mod clocks;
 mod crashes;
 mod database;
+mod drift;
 mod load;
 mod model;
 mod servers;

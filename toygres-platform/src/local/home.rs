@@ -186,6 +186,16 @@ impl Home {
         record.write(&self.instance(&record.instance()))
     }
 
+    /// What is wrong with an instance's record, if it is to be written anew.
+    pub(crate) fn record_is_lost(&self, instance: &InstanceRef) -> Option<String> {
+        let directory = self.instance(instance);
+        match Record::read(&directory) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(format!("the record in {} is missing", directory.display())),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
     fn records(&self) -> Result<Vec<Record>> {
         let instances = self.instances();
         let read = |name| Record::read(&instances.join(name)).ok().flatten();

@@ -318,6 +318,13 @@ impl Platform for LocalPlatform {
         blocking(move || home.keep_data(&instance)).await
     }
 
+    /// The record, which is not asked for its server. Of the rest a platform of processes can't tell more than what it
+    /// observes.
+    async fn differences(&self, spec: &InstanceSpec, _: Storage) -> Result<Option<Vec<String>>> {
+        let (home, instance) = (self.home.clone(), spec.reference());
+        blocking(move || Ok(home.record_is_lost(&instance).map(|lost| vec![lost]))).await
+    }
+
     async fn observe(&self, instance: &InstanceRef) -> Result<Observation> {
         self.look(instance)
     }
