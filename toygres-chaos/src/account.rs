@@ -13,11 +13,24 @@ const FILE: &str = "TOYGRES_CHAOS_ACCOUNT";
 const SEED: &str = "TOYGRES_CHAOS_SEED";
 /// Set: as long as it takes to trust it, rather than as long as everybody waits for a test.
 const LONG: &str = "TOYGRES_CHAOS_LONG";
+/// A `chaos-server` of an older version, as `scripts/chaos-old-server.sh` builds it.
+const OLD_SERVER: &str = "TOYGRES_CHAOS_OLD_SERVER";
 
 /// Whether the long versions of the tests are wanted.
 #[must_use]
 pub fn long() -> bool {
     std::env::var(LONG).is_ok_and(|value| value == "true")
+}
+
+/// The program of an older version, if there is one to test with.
+#[must_use]
+pub fn old_server() -> Option<&'static str> {
+    let program = std::env::var(OLD_SERVER).ok()?;
+    assert!(
+        Path::new(&program).is_file(),
+        "{OLD_SERVER}={program} is not there"
+    );
+    Some(program.leak())
 }
 
 /// Randomness for the test of this name: the same for the same seed, which is printed.

@@ -18,7 +18,7 @@ mod link;
 mod platform;
 mod process;
 
-pub use account::{Account, long, random, seed};
+pub use account::{Account, long, old_server, random, seed};
 pub use faults::{Call, Effect, Fault, Faults, Moment};
 pub use link::{Link, Traffic};
 pub use platform::SharedPlatform;

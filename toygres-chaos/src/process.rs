@@ -150,6 +150,11 @@ impl ServerProcess {
         self.options.settings.push((name, value.to_owned()));
     }
 
+    /// Changes the program of later starts.
+    pub fn set_program(&mut self, program: &'static str) {
+        self.options.program = program;
+    }
+
     /// The control database that it was first started with.
     #[must_use]
     pub fn database_url(&self) -> &str {

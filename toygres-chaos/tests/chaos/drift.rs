@@ -354,8 +354,8 @@ async fn what_is_changed_by_hand_comes_right_or_is_said() {
             (answers && same && place.join("data/postmaster.pid").exists()).then_some(())
         })
         .await;
-        account.recovered(begun.elapsed());
         assert!(row_is_there(&place).await, "{what}");
+        account.recovered(begun.elapsed());
         no_drift(&server).await;
         assert_eq!(state(&server, id).await["endpoint"], before["endpoint"], "{what}");
     }

@@ -15,6 +15,7 @@ mod load;
 mod model;
 mod servers;
 mod steps;
+mod upgrade;
 
 use serde_json::Value;
 use std::sync::Arc;
