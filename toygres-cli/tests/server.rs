@@ -356,6 +356,62 @@ fn a_log_that_is_followed_goes_on_in_the_next_file() {
 }
 
 #[test]
+fn drift_is_shown_and_mended_as_far_as_that_loses_nothing() {
+    let machine = Machine::new();
+    machine.start();
+    machine.good(&["create", "shop", "--wait"]);
+    let instances = machine.home.path().join("instances");
+    let shop = std::fs::read_dir(&instances).unwrap().next().unwrap().unwrap();
+    let record = std::fs::read_to_string(shop.path().join("instance.json")).unwrap();
+    let id = json(&machine.good(&["get", "shop", "-o", "json"]))["id"].clone();
+    let id = id.as_str().unwrap();
+    let other = "6f2c4b8e-0000-4000-8000-000000000001";
+    let (stranger, nameless) = (instances.join("shop-6f2c4b8e"), instances.join("nobody-knows"));
+    std::fs::create_dir(&stranger).unwrap();
+    std::fs::create_dir(&nameless).unwrap();
+    std::fs::write(stranger.join("instance.json"), record.replace(id, other)).unwrap();
+    let aside = machine.home.path().join("aside");
+    std::fs::rename(shop.path(), &aside).unwrap();
+
+    let begun = Instant::now();
+    let shown = loop {
+        let ran = machine.good(&["server", "drift"]);
+        let kinds = [("unknown_object", 2), ("storage_missing", 1)];
+        if kinds
+            .iter()
+            .all(|(kind, count)| ran.out.matches(kind).count() == *count)
+        {
+            break ran;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{ran:?}");
+    };
+    assert!(
+        shown.out.contains("shop-6f2c4b8e") && shown.out.contains("nobody-knows"),
+        "{shown:?}"
+    );
+    let fixed = machine.good(&["server", "drift", "--fix", "--force"]);
+    for said in [
+        "nobody-knows: can't be put right from here: remove it by hand",
+        "can't be put right from here: bring the data back",
+    ] {
+        assert!(fixed.err.contains(said), "{fixed:?}");
+    }
+    assert!(fixed.out.contains("shop-6f2c4b8e"), "{fixed:?}");
+    assert!(!stranger.exists() && nameless.exists() && !shop.path().exists());
+    let audited = machine.good(&["server", "audit", "--action", "fix_drift"]);
+    assert!(audited.out.contains("shop-6f2c4b8e"), "{audited:?}");
+
+    std::fs::rename(&aside, shop.path()).unwrap();
+    std::fs::remove_dir(&nameless).unwrap();
+    let begun = Instant::now();
+    while !machine.good(&["server", "drift"]).out.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+    }
+    machine.good(&["psql", "shop", "--", "-XAtc", "select 1"]);
+    machine.good(&["server", "stop"]);
+}
+
+#[test]
 fn in_the_foreground_it_logs_to_standard_error_and_ends_by_ctrl_c() {
     let machine = Machine::new();
     let server = toygres(machine.home.path())

@@ -21,8 +21,8 @@ pub fn remedy(kind: &str, has_owner: bool) -> &'static str {
         }
         UNKNOWN_OBJECT => "remove it by hand once it is sure to be nobody's",
         FAILED_WITH_DATA => {
-            "`toygres server recreate` with the failed create takes the data up again; `toygres delete` with the \
-             instance's id removes it"
+            "`toygres operations ID --retry` with the failed create takes the data up again; `toygres delete` with \
+             the instance's id removes it"
         }
         LEFTOVER_STUCK | REMOVAL_STUCK => {
             "put right what is in the way; it is tried again by itself every few seconds"

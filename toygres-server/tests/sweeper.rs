@@ -2,11 +2,13 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use sqlx::{Connection as _, PgConnection, PgPool};
+use std::sync::Arc;
 use std::time::Duration;
 use toygres_engine::{Engine, EngineConfig};
 use toygres_models::Secret;
 use toygres_models::operations::OperationState;
-use toygres_testing::{TestServer, TestServerOptions, wait_for};
+use toygres_platform::local::{LocalConfig, LocalPlatform};
+use toygres_testing::{TestHome, TestServer, TestServerOptions, wait_for};
 
 const PASSWORD: &str = "sweeper-secret";
 
@@ -127,4 +129,37 @@ async fn what_an_ended_instance_left_is_removed_and_what_nobody_knows_is_only_re
     assert!(nameless.exists());
     assert!(unknown.exists(), "what nobody knows is left alone");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_has_found_another_does_not_take_for_gone() {
+    let home = Arc::new(TestHome::new());
+    let mut servers: Vec<TestServer> = Vec::new();
+    for host in ["one", "two"] {
+        let directory = home.path().join(host);
+        let config = LocalConfig::new(directory.clone()).host(host.to_owned());
+        let platform = LocalPlatform::open(config).await.unwrap();
+        std::fs::create_dir(directory.join("instances").join(format!("nobody-knows-{host}"))).unwrap();
+        let options = TestServerOptions {
+            database_url: servers.first().map(|server| server.database_url.clone()),
+            home: Some(Arc::clone(&home)),
+            platform: Some(Arc::new(platform)),
+            ..Default::default()
+        };
+        servers.push(TestServer::start_with(options).await);
+    }
+    // Each has swept three times more, by when the other one would have taken it for gone.
+    let swept = "select count(*) from cms.drift_findings d where object = 'nobody-knows-' || host \
+                 and resolved_at is null and last_seen_at > first_seen_at + interval '14 seconds'";
+    wait_for("both to be found and kept", Duration::from_secs(120), || async {
+        let mut connection = PgConnection::connect(&servers[0].database_url).await.ok()?;
+        let kept: i64 = sqlx::query_scalar(swept).fetch_one(&mut connection).await.ok()?;
+        (kept == 2).then_some(())
+    })
+    .await;
+    let (_, drift) = servers[0].get("/api/server/drift").await;
+    assert_eq!(drift.as_array().map(Vec::len), Some(2), "{drift}");
+    for server in servers {
+        server.stop().await;
+    }
 }
