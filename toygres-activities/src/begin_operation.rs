@@ -15,7 +15,7 @@ pub struct Input {
     /// Who works on which operation.
     #[serde(flatten)]
     pub scope: Scope,
-    /// What the last try to remove the instance failed with: from the second on it is an alarm.
+    /// What the last try to remove the instance failed with: an alarm until the operation ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal_failed: Option<OperationError>,
 }
