@@ -1,9 +1,7 @@
 //! The tenant probe: the only SQL that toygres sends to the servers of its users.
 
+use crate::session::{self, Fault, Question};
 use chrono::Utc;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{ConnectOptions, Connection};
-use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant};
 use toygres_models::Secret;
@@ -13,6 +11,9 @@ use toygres_platform::Serving;
 use toygres_telemetry::Event;
 use toygres_telemetry::events::HealthChecked;
 use tracing::Instrument;
+
+/// The longest that a server may call its version.
+const LONGEST_VERSION: usize = 128;
 
 /// A check, and the identity of the server that answered it.
 pub(crate) struct Probed {
@@ -77,7 +78,7 @@ pub(crate) async fn probe(
                 error_code: None,
                 error_message: None,
             },
-            system_identifier: Some(identifier.cast_unsigned()),
+            system_identifier: Some(identifier),
         },
     }
 }
@@ -87,45 +88,36 @@ async fn ask(
     authority: Option<&str>,
     password: &Secret,
     limit: Duration,
-) -> Result<(String, i64), sqlx::Error> {
-    let endpoint = &serving.endpoint;
-    let statement_timeout = limit.as_millis().to_string();
-    // `new_without_pgpass`: nothing of the control plane's own environment or home may decide how to connect.
-    let options = PgConnectOptions::new_without_pgpass()
-        .host(&endpoint.host)
-        .port(endpoint.port)
-        .username(ROLE_NAME)
-        .password(password.reveal())
-        .database(DATABASE_NAME)
-        .application_name("toygres-health-check")
-        .options([
-            ("search_path", "pg_catalog"),
-            ("default_transaction_read_only", "on"),
-            ("statement_timeout", statement_timeout.as_str()),
-        ])
-        .disable_statement_logging();
-    let options = match authority {
-        Some(authority) => options
-            .ssl_mode(PgSslMode::VerifyFull)
-            .ssl_root_cert_from_pem(authority.as_bytes().to_vec()),
-        None => options.ssl_mode(PgSslMode::Prefer),
+) -> Result<(String, u64), Fault> {
+    let options = format!(
+        "-c search_path=pg_catalog -c default_transaction_read_only=on -c statement_timeout={}",
+        limit.as_millis()
+    );
+    let question = Question {
+        user: ROLE_NAME,
+        password,
+        database: DATABASE_NAME,
+        options: &options,
+        query: "select pg_catalog.current_setting('server_version'), system_identifier \
+                from pg_catalog.pg_control_system()",
     };
-    let mut connection = PgConnection::connect_with(&options).await?;
-    let answer = sqlx::query_as(
-        "select pg_catalog.current_setting('server_version'), system_identifier from pg_catalog.pg_control_system()",
-    )
-    .persistent(false)
-    .fetch_one(&mut connection)
-    .await?;
-    connection.close().await?;
-    Ok(answer)
+    let answer = session::ask(&serving.endpoint, authority, &question).await?;
+    let [Some(version), Some(identifier)] = answer.as_slice() else {
+        return Err(Fault::Protocol("it does not answer what was asked"));
+    };
+    // It is kept, and shown.
+    let is_version =
+        version.len() <= LONGEST_VERSION && version.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    match identifier.parse::<i64>() {
+        Ok(identifier) if is_version => Ok((version.clone(), identifier.cast_unsigned())),
+        _ => Err(Fault::Protocol("its version or identity is none")),
+    }
 }
 
 /// A stable word and a sentence for what went wrong. Server messages are left out: a tenant can choose them.
-fn describe(error: &sqlx::Error) -> (&'static str, String) {
-    match error {
-        sqlx::Error::Database(database) => {
-            let state = database.code().unwrap_or_default().into_owned();
+fn describe(fault: &Fault) -> (&'static str, String) {
+    match fault {
+        Fault::Refused(state) => {
             let word = match state.as_str() {
                 "28P01" | "28000" => "password_refused",
                 "57P03" => "starting_up",
@@ -137,39 +129,34 @@ fn describe(error: &sqlx::Error) -> (&'static str, String) {
             };
             (word, format!("the server answered with SQLSTATE {state}"))
         }
-        sqlx::Error::Io(cause) if cause.kind() == std::io::ErrorKind::ConnectionRefused => {
+        Fault::Broken(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
             ("connection_refused", "nothing listens at its address".to_owned())
         }
-        sqlx::Error::Io(cause) => failed_connection(cause),
-        sqlx::Error::Tls(cause) => match cause.source().map(<dyn Error>::downcast_ref::<io::Error>) {
-            // Nothing is known of a certificate: there was none yet.
-            None => (
-                "connection_failed",
-                "the connection can't be secured: the server does no TLS, or broke off".to_owned(),
-            ),
-            Some(Some(cause)) => failed_connection(cause),
-            Some(None) => {
-                tracing::debug!(detail = %cause, "a server's certificate is refused");
-                (
-                    "certificate_invalid",
-                    "the server has no certificate of toygres's own authority for its address that is valid now"
-                        .to_owned(),
-                )
-            }
-        },
-        _ => (
+        Fault::Broken(cause) => (
+            "connection_failed",
+            format!("the connection failed: {}", cause.kind()),
+        ),
+        Fault::NoTls => (
+            "connection_failed",
+            "the connection can't be secured: the server does no TLS".to_owned(),
+        ),
+        Fault::Certificate(cause) => {
+            tracing::debug!(detail = cause, "a server's certificate is refused");
+            (
+                "certificate_invalid",
+                "the server has no certificate of toygres's own authority for its address that is valid now"
+                    .to_owned(),
+            )
+        }
+        Fault::Protocol(what) => (
             "protocol_error",
-            "the answer was not what a PostgreSQL server would say".to_owned(),
+            format!("the answer was not what a PostgreSQL server would say: {what}"),
         ),
     }
 }
 
-fn failed_connection(cause: &io::Error) -> (&'static str, String) {
-    (
-        "connection_failed",
-        format!("the connection failed: {}", cause.kind()),
-    )
-}
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

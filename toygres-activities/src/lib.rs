@@ -5,6 +5,7 @@
 
 mod connection;
 mod deps;
+mod session;
 mod step;
 
 pub mod begin_operation;
