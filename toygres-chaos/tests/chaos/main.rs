@@ -9,6 +9,7 @@
 mod actors;
 mod clocks;
 mod crashes;
+mod data;
 mod database;
 mod drift;
 mod load;
