@@ -12,6 +12,7 @@ mod crashes;
 mod data;
 mod database;
 mod drift;
+mod hostile;
 mod load;
 mod model;
 mod servers;
