@@ -388,3 +388,35 @@ fn row(body: &[u8]) -> Option<Row> {
     }
     rest.is_empty().then_some(values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_is_understood_or_refused(
+            bytes: Vec<u8>, near in "r=[!-~]{0,9},s=[A-Za-z0-9+/]{0,8}={0,2},i=-?[0-9]{0,12}(,.*)?",
+            values in proptest::collection::vec(proptest::option::of(".{0,9}"), 0..9), state in "[0-9A-Z]{5}",
+        ) {
+            row(&bytes);
+            refusal(&bytes);
+            Challenge::parse(&String::from_utf8_lossy(&bytes));
+            if let Some(challenge) = Challenge::parse(&near) {
+                let salt = BASE64_STANDARD.encode(&challenge.salt);
+                let printed = format!("r={},s={salt},i={}", challenge.nonce, challenge.rounds);
+                prop_assert_eq!(Challenge::parse(&printed), Some(challenge));
+            }
+            let mut body = u16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+            for value in &values {
+                let length = value.as_ref().map_or(-1, |value| i32::try_from(value.len()).unwrap());
+                body.extend(length.to_be_bytes());
+                body.extend(value.iter().flat_map(|value| value.bytes()));
+            }
+            prop_assert_eq!(row(&body), Some(values));
+            let refused = refusal(format!("SERROR\0C{state}\0Mcanary\0\0").as_bytes());
+            prop_assert!(matches!(refused, Fault::Refused(told) if told == state));
+        }
+    }
+}

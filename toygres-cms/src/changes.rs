@@ -103,3 +103,22 @@ fn parse(payload: &str) -> Option<Change> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_notification_is_a_change_or_nothing(any in ".*", near in "(event|operation):?[0-9a-f-]{0,40}") {
+            for text in [any, near] {
+                match parse(&text) {
+                    Some(Change::Operation(id)) => prop_assert_eq!(parse(&format!("operation:{id}")), Some(Change::Operation(id))),
+                    Some(change) => prop_assert_eq!((change, text.as_str()), (Change::Event, "event")),
+                    None => {}
+                }
+            }
+        }
+    }
+}

@@ -541,3 +541,27 @@ fn like_pattern(glob: &str) -> String {
     }
     pattern
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_selector_is_a_name_or_a_hyphenated_id(
+            text in prop_oneof![
+                any::<String>(),
+                "[a-z][a-z0-9-]{0,45}",
+                "[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}",
+                "[{]?[0-9a-f]{32,36}[}]?",
+            ],
+        ) {
+            match text.parse() {
+                Ok(InstanceSelector::Name(name)) => prop_assert_eq!(name.as_str(), text),
+                Ok(InstanceSelector::Id(id)) => prop_assert_eq!(id.to_string(), text.to_lowercase()),
+                Err(error) => prop_assert_eq!(error.code(), "invalid_name"),
+            }
+        }
+    }
+}

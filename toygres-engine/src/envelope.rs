@@ -96,3 +96,31 @@ pub(crate) fn check_size(text: &str) -> Result<(), Failure> {
     );
     Err(Failure::new(ErrorKind::TooLarge, "payload_too_large", message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_envelope_is_read_as_it_was_written(
+            any in ".*", near in r#"\{"(traceparent|attempt|body)":("[^"]*"|-?[0-9]{1,12}|null)\}"#,
+            body in ".*", parent in proptest::option::of(".*"), attempt: u32, flags: [bool; 3],
+        ) {
+            for text in [any, near] {
+                outside(&text);
+                if let Err(failure) = open::<String>(&text) {
+                    prop_assert_eq!(failure.code, "payload_invalid");
+                }
+            }
+            let mut envelope = Envelope::new(parent.as_deref(), body);
+            envelope.attempt = attempt;
+            [envelope.more, envelope.restarted, envelope.long_running] = flags;
+            let text = encode(&envelope).unwrap();
+            let read = open::<String>(&text).unwrap();
+            prop_assert_eq!(encode(&read).unwrap(), text);
+            prop_assert_eq!((read.body, read.traceparent), (envelope.body, parent));
+        }
+    }
+}

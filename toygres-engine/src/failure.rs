@@ -265,4 +265,19 @@ mod tests {
         let failure = Failure::app("x", "ä".repeat(MAX_MESSAGE_BYTES));
         assert!(failure.message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_text_is_read_as_some_failure(
+            start in "(canceled|timeout|infrastructure|nondeterministic|poison|configuration)?:?",
+            text in ".*", code in ".*", attempts: u32,
+        ) {
+            for text in [text.clone(), format!("{start}{text}")] {
+                let read = Failure::decode(&text);
+                proptest::prop_assert!(!read.code.is_empty() && !read.message.is_empty());
+            }
+            let failure = Failure { attempts, ..Failure::app(code, text) };
+            proptest::prop_assert_eq!(Failure::decode(&failure.encode()), failure);
+        }
+    }
 }

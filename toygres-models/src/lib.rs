@@ -15,6 +15,8 @@ pub mod names;
 pub mod operations;
 pub mod orchestrations;
 pub mod problem;
+#[cfg(test)]
+mod properties;
 pub mod quotas;
 pub mod secret;
 pub mod server;

@@ -543,4 +543,26 @@ mod tests {
             settings_table()
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_setting_is_it_is_taken_or_named(
+            at in 0..settings::SETTINGS.len(),
+            value in proptest::prop_oneof![
+                ".*", "-?[0-9]{1,25}", "[a-z0-9.,:/=-]{1,40}", "(https?://)?[a-z.:0-9]{1,20}(,[a-z*]{0,9}){0,3}",
+            ],
+        ) {
+            let name = settings::SETTINGS[at].name;
+            for platform in ["local", "kubernetes"] {
+                let others = ("TOYGRES_PLATFORM", platform);
+                let others = [others, ("TOYGRES_HOME", "/nowhere"), ("DATABASE_URL", "postgres://127.0.0.1/x")];
+                let others: Vec<_> = others.into_iter().filter(|(other, _)| *other != name).collect();
+                if let Err(error) = read(&[others, vec![(name, value.as_str())]].concat()) {
+                    proptest::prop_assert_eq!(error.kind(), ErrorKind::Config);
+                    let said = format!("{error} {}", error.detail());
+                    proptest::prop_assert!(said.contains(name) || said.contains("/nowhere"), "{} {}: {}", name, value, said);
+                }
+            }
+        }
+    }
 }

@@ -224,4 +224,20 @@ mod tests {
         let kept = (0..10_000).filter(|_| is_kept(ids.new_trace_id())).count();
         assert!((800..1200).contains(&kept), "{kept}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_traceparent_is_what_it_is_printed_as(
+            any in ".*",
+            near in "[0-9a-f]{2}-[0-9a-f]{32}-0?[0-9a-f]{15,16}-0[01](-[a-z]{0,3})?",
+        ) {
+            for text in [any, near] {
+                if let Some(parsed) = TraceParent::parse(&text) {
+                    let printed = parsed.header();
+                    proptest::prop_assert_eq!(TraceParent::parse(&printed), Some(parsed));
+                    proptest::prop_assert_eq!(&printed[2..], &text[2..55]);
+                }
+            }
+        }
+    }
 }

@@ -268,4 +268,26 @@ mod tests {
         Cli::command().debug_assert();
         check(&Cli::command());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_command_line_is_it_is_understood_or_refused(
+            words in proptest::collection::vec(
+                proptest::prop_oneof![
+                    ".*",
+                    "-{0,2}[a-z-]{1,12}(=.{0,9})?",
+                    proptest::strategy::Strategy::prop_map(proptest::sample::select(vec![
+                        "create", "list", "delete", "get", "server", "start", "status", "logs", "token", "quota",
+                        "operations", "--tag", "--wait", "--output", "json", "--limit", "-f", "--",
+                    ]), str::to_owned),
+                ],
+                0..8,
+            ),
+        ) {
+            let words = std::iter::once("toygres".to_owned()).chain(words);
+            if let Err(error) = Cli::command().try_get_matches_from(words) {
+                proptest::prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
 }

@@ -97,4 +97,29 @@ mod tests {
             assert!(bad.parse::<NameOrId>().is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_an_argument_is_it_is_taken_or_refused(
+            any in ".*", near in "[0-9]{0,22}[smhd]?", name in "[a-z0-9./?%-]{0,45}", pair in "[a-z=]{0,9}",
+        ) {
+            for text in [&any, &near, &name, &pair] {
+                if let Ok(name) = text.parse::<NameOrId>() {
+                    // It goes into a path as it is.
+                    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+                    proptest::prop_assert!(name.as_str().bytes().all(fits));
+                }
+                if let Ok((key, value)) = tag(text) {
+                    proptest::prop_assert_eq!(&format!("{key}={value}"), text);
+                }
+                if let Ok(duration) = duration(text) {
+                    proptest::prop_assert!((1..=31 * 86_400).contains(&duration.as_secs()));
+                }
+                operation_id(text).ok();
+                if let Ok(url) = crate::client::parse_url(text) {
+                    proptest::prop_assert!(url.has_host() && url.password().is_none());
+                }
+            }
+        }
+    }
 }

@@ -187,4 +187,18 @@ mod tests {
             assert!(text.parse::<Source>().is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_source_is_what_it_is_printed_as(
+            any in ".*", near in "(namespace:|[0-9a-f.:]{0,16}/)[0-9a-z-]{0,64}",
+        ) {
+            for text in [any, near] {
+                if let Ok(source) = text.parse::<Source>() {
+                    let printed = source.to_string().parse();
+                    proptest::prop_assert_eq!(printed, Ok(source));
+                }
+            }
+        }
+    }
 }

@@ -167,4 +167,13 @@ mod tests {
         std::os::unix::fs::symlink(&bin, home.path().join("postgresql/any/bin")).unwrap();
         assert!(!Programs::find(home.path(), "").versions().is_empty());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_program_says_is_a_version_or_none(any in ".*", rest in r"\PC{0,20}", major: u16) {
+            parse_version(&any);
+            let said = parse_version(&format!("postgres (PostgreSQL) {major} {rest}"));
+            proptest::prop_assert_eq!(said.map(PostgresVersion::major), Some(major).filter(|it| (10..100).contains(it)));
+        }
+    }
 }

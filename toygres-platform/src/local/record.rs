@@ -70,3 +70,49 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::cluster::{Cluster, ServerState};
+    use crate::local::run_as::RunAs;
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    /// Any bytes, and such that are nearly what is expected.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            any::<Vec<u8>>(),
+            r#"[{]?("(id|name|port|host|namespace)":("[a-z0-9-]{0,40}"|-?[0-9]{1,12}|null),?){0,9}[}]?"#
+                .prop_map(String::into_bytes),
+            "(-?[0-9]{1,25}\n|[a-z/]{0,9}\n|ready \n|\r\n){0,9}".prop_map(String::into_bytes),
+            "(/?[a-z]{0,9} |\"?-?-?port=-?[0-9]{0,9}\"? |\"-c\" ){0,9}".prop_map(String::into_bytes),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_in_its_files_an_instance_is_understood_or_refused(bytes in bytes()) {
+            let home = tempfile::tempdir().unwrap();
+            let directory = home.path();
+            std::fs::create_dir_all(directory.join("data/global")).unwrap();
+            for file in [FILE, "data/postmaster.pid", "data/postmaster.opts", "data/global/pg_control"] {
+                std::fs::write(directory.join(file), &bytes).unwrap();
+            }
+            match Record::read(directory) {
+                Ok(record) => {
+                    let record = record.expect("the file is there");
+                    record.write(directory).unwrap();
+                    prop_assert_eq!(Record::read(directory).unwrap(), Some(record));
+                }
+                Err(error) => prop_assert!(error.detail().to_string().contains(FILE), "{:?}", error),
+            }
+            // No process works there, whatever number is named.
+            let cluster = Cluster::new(directory.to_owned(), PathBuf::new(), RunAs::find().unwrap());
+            prop_assert_eq!(cluster.state(), ServerState::Stopped);
+            prop_assert_eq!(cluster.running_port(), None);
+            cluster.last_port();
+            prop_assert_eq!(cluster.system_identifier().is_some(), bytes.len() >= 8);
+        }
+    }
+}

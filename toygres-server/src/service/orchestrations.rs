@@ -229,4 +229,23 @@ mod tests {
         assert_eq!(operation_of("create-instance-nothing"), None);
         assert_eq!(operation_of("something"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_an_id_is_it_is_about_something_or_nothing(
+            any in ".*",
+            near in "(actor|create-instance|delete-instance)-[0-9a-fé-]{30,40}(-[+0-9]{0,20}){0,3}",
+            incarnation: i64,
+        ) {
+            for text in [any, near] {
+                operation_of(&text);
+                if let Some((instance, incarnation)) = parse_actor_id(&text) {
+                    proptest::prop_assert_eq!(actor_id(instance, incarnation), text);
+                }
+            }
+            let instance = InstanceId::generate();
+            let id = actor_id(instance, incarnation);
+            proptest::prop_assert_eq!(parse_actor_id(&id), Some((instance, incarnation)));
+        }
+    }
 }
