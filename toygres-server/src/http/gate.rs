@@ -247,13 +247,14 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
 }
 
 /// The API is open to this machine. A web page in a browser here must not reach it, neither by a name that its owner
-/// points at this machine (`Host`) nor by a request across origins (`Origin`).
+/// points at this machine (`Host`) nor by a request across origins (`Origin`, or where there is none, as for images and
+/// links, `Sec-Fetch-Site`).
 fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     let refused = |header: &str| {
         Error::new(
             ErrorKind::Forbidden,
             "origin_refused",
-            format!("the {header} header does not name this machine"),
+            format!("by its header {header} the request does not come from this machine"),
         )
         .hint("use http://127.0.0.1 or http://localhost")
     };
@@ -261,6 +262,12 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     if !host.is_some_and(is_loopback) {
         return Err(refused("Host"));
+    }
+    if headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "cross-site")
+    {
+        return Err(refused("Sec-Fetch-Site"));
     }
     match headers.get(header::ORIGIN).map(|origin| origin.to_str().ok()) {
         None => Ok(()),
@@ -344,6 +351,42 @@ mod tests {
         assert!(with("https://localhost:3000").is_ok());
         for bad in ["null", "http://evil.example", "https://evil.example"] {
             assert!(with(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_header_or_address_holds_it_is_taken_or_refused(
+            any in ".*",
+            path in "(/|[.]|%[0-9a-g]{0,2}|[a-z]){0,20}",
+            host in r"(localhost|127[.]0[.]0[.]1|\[::1\]|[a-z.@]{0,9})(:[0-9a-z]{0,6})?(@[a-z.]{0,9})?",
+            token in r"(?i)(bearer|basic)? *[!-~]{0,9}",
+        ) {
+            for text in [&any, &path] {
+                // What is readable can be decoded, and holds no NUL.
+                if is_readable(text) {
+                    let decoded = percent_decode_str(text).decode_utf8().unwrap();
+                    proptest::prop_assert!(!decoded.contains('\0'));
+                }
+            }
+            let is_this_machine = |host: &str| {
+                let parsed: Option<axum::http::uri::Authority> = host.parse().ok();
+                parsed.is_some_and(|it| matches!(it.host(), "localhost" | "127.0.0.1" | "[::1]"))
+            };
+            for (header, prefix) in [("host", ""), ("origin", "http://")] {
+                let Ok(value) = HeaderValue::from_str(&format!("{prefix}{host}")) else { continue };
+                let mut headers = headers(&[("host", "localhost")]);
+                headers.insert(header, value);
+                if check_origin(&headers).is_ok() {
+                    proptest::prop_assert!(is_this_machine(&host), "{} {}", header, host);
+                }
+            }
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&token).unwrap());
+            match bearer(&headers) {
+                Ok(token) => proptest::prop_assert!(token.is_some_and(|token| !token.is_empty())),
+                Err(error) => proptest::prop_assert_eq!(error.code(), "token_invalid"),
+            }
         }
     }
 }

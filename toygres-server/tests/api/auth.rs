@@ -388,6 +388,7 @@ async fn no_web_page_reaches_the_open_api() {
         ("origin", "https://localhost.evil.example"),
         ("origin", "null"),
         ("origin", "file://"),
+        ("sec-fetch-site", "cross-site"),
     ];
     for operation in all.iter().filter(|it| it.scope.is_some()) {
         for (header, value) in evil {
@@ -404,6 +405,8 @@ async fn no_web_page_reaches_the_open_api() {
         ("host", "[::1]:8080"),
         ("origin", "http://localhost:3000"),
         ("origin", "http://127.0.0.1"),
+        ("sec-fetch-site", "same-origin"),
+        ("sec-fetch-site", "none"),
     ] {
         let request = server
             .request(Method::GET, "/api/instances")
