@@ -122,9 +122,15 @@ impl Written {
         let foreign: Vec<_> = stored.keys().filter(|n| !(first..next).contains(*n)).collect();
         assert!(
             lost.is_empty() && doubled.is_empty() && foreign.is_empty(),
-            "{}: of {} lost {lost:?}, doubled {doubled:?}, of others {foreign:?}",
+            "{}: of {} {} are lost, {} doubled, {} of others: {:?} {:?} {:?}",
             self.id,
-            acknowledged.len()
+            acknowledged.len(),
+            lost.len(),
+            doubled.len(),
+            foreign.len(),
+            lost.first(),
+            doubled.first(),
+            foreign.first()
         );
         acknowledged.len()
     }
