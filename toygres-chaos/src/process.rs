@@ -263,9 +263,12 @@ impl ServerProcess {
 
     /// The JSON of a GET that succeeds.
     pub async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.ask(Method::GET, path, None).await.expect("an answer");
+        let answer = self.request(Method::GET, path).send().await;
+        let answer = answer.unwrap_or_else(|cause| panic!("{path}: {cause:?}"));
+        let status = answer.status();
+        let body = answer.text().await.unwrap();
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
-        body
+        serde_json::from_str(&body).unwrap()
     }
 
     /// Asks for an instance.
