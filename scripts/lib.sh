@@ -126,6 +126,7 @@ need_packages() {
             script) has_command script || packages+=(bsdutils) ;;
             sysctl) has_command sysctl || packages+=(procps) ;;
             ip) has_command ip || packages+=(iproute2) ;;
+            faketime) compgen -G '/usr/lib*/**/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime) ;;
             etcd) has_command etcd || packages+=(etcd-server) ;;
             cni) [[ -x /usr/lib/cni/bridge ]] || packages+=(containernetworking-plugins) ;;
             go) has_command go || packages+=(golang-go) ;;

@@ -24,7 +24,7 @@ esac
 # How long the keepers of a test's servers may take to clear up after the test has ended.
 clear_up_limit=20
 
-need_packages cc pkg-config openssl postgres psql curl jq script
+need_packages cc pkg-config openssl postgres psql curl jq script faketime
 need_toolchain
 cd "$ROOT"
 

@@ -97,15 +97,13 @@ impl Drop for Account {
         let Some(path) = std::env::var_os(FILE).filter(|_| !std::thread::panicking()) else {
             return;
         };
-        self.recoveries.sort();
-        let middle = self.recoveries.get(self.recoveries.len() / 2);
+        let recoveries: Vec<f64> = self.recoveries.iter().map(Duration::as_secs_f64).collect();
         let line = json!({
             "area": self.area,
             "fault": self.fault,
             "injected": self.injected,
             "lost": self.lost,
-            "recovery_seconds_median": middle.map(Duration::as_secs_f64),
-            "recovery_seconds_longest": self.recoveries.last().map(Duration::as_secs_f64),
+            "recovery_seconds": recoveries,
         });
         append(Path::new(&path), &line.to_string());
     }

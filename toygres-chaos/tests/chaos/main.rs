@@ -16,6 +16,7 @@ mod hostile;
 mod load;
 mod model;
 mod servers;
+mod soak;
 mod steps;
 mod upgrade;
 
