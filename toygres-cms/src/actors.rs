@@ -178,13 +178,14 @@ impl Cms {
     ) -> Result<Vec<EndedOperation>> {
         let operation_id = scope_operation(scope)?;
         let mut fenced = self.fence(scope).await?;
-        if fenced.desired_state == DesiredState::Deleted {
-            return Err(superseded("the instance is to be deleted"));
-        }
+        // First: if the answer was lost, the same is recorded again, whatever is wanted by now.
         match fenced.operation(scope).await?.1 {
             OperationState::Pending | OperationState::Running => {}
             OperationState::Succeeded => return Ok(Vec::new()),
             OperationState::Failed | OperationState::Cancelled => return Err(operation_ended(operation_id)),
+        }
+        if fenced.desired_state == DesiredState::Deleted {
+            return Err(superseded("the instance is to be deleted"));
         }
         fenced
             .execute(

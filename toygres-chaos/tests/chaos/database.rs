@@ -87,11 +87,12 @@ impl Scene {
             !self.server.has_exited() && self.server.pid() == pid,
             "{fault}: without a restart"
         );
-        let failed = self
-            .count("select count(*) from duroxide.executions where status = 'Failed'")
-            .await;
-        account.lost(usize::try_from(failed).unwrap());
-        assert_eq!(failed, 0, "{fault}: orchestrations failed");
+        let failed = "select instance_id || ': ' || coalesce(output, '') from duroxide.executions where status = 'Failed'";
+        let failed: Vec<String> = sqlx::query_scalar(failed)
+            .fetch_all(&mut self.connect().await)
+            .await
+            .unwrap();
+        assert_eq!(failed, Vec::<String>::new(), "{fault}: orchestrations failed");
         let operations = "select count(*) filter (where o.state = 'succeeded') * 1000 + count(*) from cms.operations o \
                           join cms.instances i on i.id = o.instance_id where i.name not like 'refused-%'";
         let expected = i64::try_from(2 * lives + 1).unwrap() * 1001;

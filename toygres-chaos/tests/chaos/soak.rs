@@ -120,6 +120,10 @@ async fn a_server_needs_no_more_at_the_end_than_at_the_beginning() {
         ),
     ]);
     for (what, (of, factor, more)) in flat {
+        // What is old is taken away every five minutes.
+        if what.starts_with("rows of history") && !long() {
+            continue;
+        }
         let (first, last) = (middle(&seen[..third], of), middle(&seen[2 * third..], of));
         eprintln!("{what}: {first:.0}, then {last:.0} after {rounds} rounds");
         assert!(

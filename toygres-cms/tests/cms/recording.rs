@@ -206,6 +206,24 @@ async fn a_creation_stops_at_its_next_step_once_deletion_is_wanted() {
 }
 
 #[tokio::test]
+async fn that_it_runs_is_recorded_again_although_deletion_is_wanted_by_now() {
+    let fixture = Fixture::start().await;
+    let fresh = fixture.create("demo").await;
+    let record = || async {
+        let (endpoint, check) = (endpoint(), check(0, true));
+        fixture
+            .cms
+            .record_running(&fresh.scope, &endpoint, None, None, &check)
+            .await
+    };
+    assert_eq!(record().await.unwrap().len(), 1);
+    fixture.request_delete(fresh.instance.id).await;
+    let everything = fixture.everything().await;
+    assert_eq!(record().await.unwrap().len(), 0);
+    assert_eq!(fixture.everything().await, everything);
+}
+
+#[tokio::test]
 async fn what_cannot_be_removed_is_an_alarm_until_the_operation_ends() {
     let fixture = Fixture::start().await;
     let cms = &fixture.cms;
