@@ -89,7 +89,8 @@ $(date -u +%F), commit $(git rev-parse --short HEAD), seed $seed, $minutes minut
 
 Every fault meets real servers in processes of their own, a real PostgreSQL, and clients that go on working. A test
 fails when anything that was acknowledged is lost, done twice or left behind, so that a page with another number than 0
-under "lost" is never written. Recovery is counted from the end of the fault to work that succeeds again.
+under "lost" is never written. Recovery is counted from the end of the fault to work that succeeds again; of a server
+that was ended, to its being ready again: what it was doing follows once its locks have run out, within 10 s.
 
 | area | fault | injected | lost | recovery, median | longest |
 |---|---|---|---|---|---|
@@ -97,7 +98,7 @@ $(rows)
 
 Faults of a platform's own (a full disk, a port that is taken, an API server that lies) are injected by the tests of
 toygres-platform, those of the orchestration store by the tests of toygres-engine, each beside a test that fails without
-the guard. On a Kubernetes cluster, \`scripts/e2e-kubernetes.sh\` kills pods, nodes' agents and the server itself.
+the guard. On a Kubernetes cluster, \`scripts/e2e-kubernetes.sh\` kills pods and the server itself, and has the API server lie.
 
 ## What is not shown
 
