@@ -122,6 +122,8 @@ impl Platform for SharedPlatform {
         let stop = stop_file(&self.directory, getpid());
         if std::fs::remove_file(stop).is_ok() {
             kill_process(getpid(), Signal::STOP).unwrap();
+            // Another thread may take the signal, and this one get on a bit before it stands still.
+            std::thread::sleep(Duration::from_millis(500));
         }
         let new = self
             .directory
