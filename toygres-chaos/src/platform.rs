@@ -61,14 +61,6 @@ impl SharedPlatform {
         }
     }
 
-    /// How often an instance was made.
-    #[must_use]
-    pub fn times_made(&self, id: InstanceId) -> usize {
-        let made = std::fs::read_to_string(self.directory.join("made")).unwrap_or_default();
-        let id = id.to_string();
-        made.lines().filter(|line| *line == id).count()
-    }
-
     fn serving(&self) -> Observation {
         Observation::Ready(Serving {
             endpoint: Endpoint {
