@@ -1,4 +1,4 @@
-//! Faults at the activities.
+//! Faults at the activities and in the code of orchestrations.
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ const PLAN: &str = "faults.json";
 const HITS: &str = "hits";
 /// Bears the name of each activity that was run.
 const RUN: &str = "run";
+/// Bears the id of the orchestration whose code panics when it is run the next time.
+const PANIC: &str = "panic";
 
 /// What is to go wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,20 @@ pub struct Fault {
     pub effect: Effect,
     /// How often.
     pub times: u32,
+}
+
+impl Fault {
+    /// Before an activity that is a step of an operation.
+    #[must_use]
+    pub fn before_step(activity: &str, effect: Effect, times: u32) -> Self {
+        Self {
+            activity: activity.to_owned(),
+            of_operation: true,
+            moment: Moment::Before,
+            effect,
+            times,
+        }
+    }
 }
 
 /// Before or after the work of the activity.
@@ -73,7 +89,8 @@ pub struct Call {
 /// Stands before every activity. What goes wrong stands in a directory, where other processes can change it.
 pub struct Faults {
     directory: PathBuf,
-    calls: Mutex<Vec<Call>>,
+    /// None: they are not kept.
+    calls: Mutex<Option<Vec<Call>>>,
 }
 
 impl Faults {
@@ -83,6 +100,15 @@ impl Faults {
         Self {
             directory: directory.to_owned(),
             calls: Mutex::default(),
+        }
+    }
+
+    /// The same, with all calls kept: they need memory.
+    #[must_use]
+    pub fn keeping_calls(directory: &Path) -> Self {
+        Self {
+            calls: Mutex::new(Some(Vec::new())),
+            ..Self::new(directory)
         }
     }
 
@@ -106,16 +132,45 @@ impl Faults {
         hits(directory).len()
     }
 
+    /// The code of the orchestration of this id panics when it is run the next time.
+    pub fn plan_panic(directory: &Path, id: &str) {
+        let written = directory.join("panic.new");
+        std::fs::write(&written, id).unwrap();
+        std::fs::rename(written, directory.join(PANIC)).unwrap();
+    }
+
+    /// Whether it has panicked.
+    #[must_use]
+    pub fn has_panicked(directory: &Path) -> bool {
+        !directory.join(PANIC).exists()
+    }
+
     /// How many activities were run.
     #[must_use]
     pub fn activities_run(directory: &Path) -> usize {
         std::fs::read_to_string(directory.join(RUN)).map_or(0, |run| run.lines().count())
     }
 
-    /// The calls that took place in this process.
+    /// The calls that took place, if they are kept.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.clone().unwrap_or_default()
+    }
+
+    fn keep(&self, activity: &'static str, scope: Option<Scope>, work: &Work, answer: &Result<Value>) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(calls) = calls.as_mut() {
+            calls.push(Call {
+                activity,
+                scope,
+                work: work.clone(),
+                answer: match answer {
+                    Ok(value) => Ok(value.clone()),
+                    Err(error) => Err(error.code().to_owned()),
+                },
+            });
+        }
     }
 
     /// The planned effect, if this is its place, and the times are not used up.
@@ -125,15 +180,13 @@ impl Faults {
         let of_operation = scope.is_some_and(|scope| scope.operation_id.is_some());
         // Several can come here at once; one after the other they look whether there are times left.
         let _guard = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut hits = hits(&self.directory);
+        let hits = hits(&self.directory);
         let (place, fault) = faults.iter().enumerate().find(|(place, fault)| {
             let here = (fault.activity.as_str(), fault.of_operation, fault.moment)
                 == (activity, of_operation, moment);
             here && hits.iter().filter(|hit| *hit == place).count() < fault.times as usize
         })?;
-        hits.push(place);
-        let lines: String = hits.iter().map(|hit| format!("{hit}\n")).collect();
-        std::fs::write(self.directory.join(HITS), lines).unwrap();
+        append(&self.directory.join(HITS), &place.to_string());
         Some(fault.effect)
     }
 }
@@ -184,22 +237,20 @@ impl Interceptor for Faults {
             }
             let answer = work().await;
             append(&self.directory.join(RUN), activity);
-            self.calls
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(Call {
-                    activity,
-                    scope,
-                    work: work.clone(),
-                    answer: match &answer {
-                        Ok(value) => Ok(value.clone()),
-                        Err(error) => Err(error.code().to_owned()),
-                    },
-                });
+            self.keep(activity, scope, &work, &answer);
             if let Some(effect) = self.met(activity, scope, Moment::After) {
                 strike(effect, &work).await?;
             }
             answer
         })
+    }
+
+    fn turn(&self, id: &str) {
+        let file = self.directory.join(PANIC);
+        // Once: who takes the file away panics.
+        let planned = std::fs::read_to_string(&file).is_ok_and(|planned| planned == id);
+        if planned && std::fs::remove_file(&file).is_ok() {
+            panic!("a planned defect");
+        }
     }
 }

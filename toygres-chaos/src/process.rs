@@ -223,6 +223,17 @@ impl ServerProcess {
         Faults::plan_all(&self.faults, faults);
     }
 
+    /// The code of the orchestration of this id panics in it when it is run the next time.
+    pub fn plan_panic(&self, id: &str) {
+        Faults::plan_panic(&self.faults, id);
+    }
+
+    /// Whether that came to pass.
+    #[must_use]
+    pub fn has_panicked(&self) -> bool {
+        Faults::has_panicked(&self.faults)
+    }
+
     /// How many activities it has run.
     #[must_use]
     pub fn activities_run(&self) -> usize {

@@ -111,8 +111,8 @@ impl ActivityContext {
 /// One try of an activity's work, which may be done any number of times. What it answers is JSON.
 pub type Work = Arc<dyn Fn() -> BoxFuture<'static, Result<serde_json::Value>> + Send + Sync>;
 
-/// Stands between the engine and the work of every activity, so that tests can have it fail, run twice, or be the last
-/// thing that the process does.
+/// Stands between the engine and what it runs, so that tests can have it fail, run twice, or be the last thing that the
+/// process does.
 pub trait Interceptor: Send + Sync + 'static {
     /// Answers in place of the work of the activity of this name, by doing it or not.
     fn intercept(
@@ -121,6 +121,10 @@ pub trait Interceptor: Send + Sync + 'static {
         scope: Option<Scope>,
         work: Work,
     ) -> BoxFuture<'_, Result<serde_json::Value>>;
+
+    /// Is called whenever the code of the orchestration of this id is run, for what happened last or again from the
+    /// start. A panic is one of that code.
+    fn turn(&self, _instance_id: &str) {}
 }
 
 /// The activities that a process can run, and what they work with.

@@ -1,6 +1,6 @@
 //! Orchestrations: durable workflows that decide and never do I/O.
 
-use crate::activity::short_name;
+use crate::activity::{Interceptor, short_name};
 use crate::envelope::{self, Envelope};
 use crate::failure::Failure;
 use crate::place;
@@ -8,7 +8,7 @@ use duroxide::runtime::{OrchestrationRegistry, OrchestrationRegistryBuilder};
 use duroxide::{Either2, OrchestrationContext};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The queue that wake-ups arrive in.
@@ -165,6 +165,7 @@ impl Context {
 pub struct Orchestrations {
     package: &'static str,
     names: Vec<String>,
+    interceptor: Arc<OnceLock<Arc<dyn Interceptor>>>,
     registry: OrchestrationRegistryBuilder,
 }
 
@@ -175,8 +176,16 @@ impl Orchestrations {
         Self {
             package,
             names: Vec::new(),
+            interceptor: Arc::default(),
             registry: OrchestrationRegistry::builder(),
         }
+    }
+
+    /// Has `interceptor` told of the turns of all of them. The first one stays.
+    #[must_use]
+    pub fn intercepted_by(self, interceptor: Arc<dyn Interceptor>) -> Self {
+        self.interceptor.get_or_init(|| interceptor);
+        self
     }
 
     /// Adds an orchestration. Versions of one name are added in rising order; new starts take the highest.
@@ -199,10 +208,17 @@ impl Orchestrations {
             "orchestration {versioned} is registered twice"
         );
         self.names.push(versioned);
+        let interceptor = Arc::clone(&self.interceptor);
         self.registry = self
             .registry
-            .register_versioned(name, O::VERSION, |cx, input| async move {
-                run::<O>(cx, &input).await.map_err(|failure| failure.encode())
+            .register_versioned(name, O::VERSION, move |cx, input| {
+                let interceptor = interceptor.get().cloned();
+                async move {
+                    if let Some(interceptor) = interceptor {
+                        interceptor.turn(&cx.instance_id());
+                    }
+                    run::<O>(cx, &input).await.map_err(|failure| failure.encode())
+                }
             });
         self
     }

@@ -206,12 +206,13 @@ async fn run_on(
         Mode::Api => None,
         Mode::Worker | Mode::All => {
             let deps = Arc::new(Deps::new(cms.clone(), service.platform.clone(), settings));
-            let activities = toygres_activities::registry(deps);
-            let activities = match parts.interceptor {
-                Some(interceptor) => activities.intercepted_by(interceptor),
-                None => activities,
-            };
-            Some(engine.start(activities, toygres_orchestrations::registry()).await)
+            let mut activities = toygres_activities::registry(deps);
+            let mut orchestrations = toygres_orchestrations::registry();
+            if let Some(interceptor) = parts.interceptor {
+                activities = activities.intercepted_by(Arc::clone(&interceptor));
+                orchestrations = orchestrations.intercepted_by(interceptor);
+            }
+            Some(engine.start(activities, orchestrations).await)
         }
     };
     let sweeper = workers.is_some().then(|| {

@@ -1,32 +1,85 @@
-//! Actors are cancelled, lose their history, are poisoned and forgotten by the engine: they are made whole, and other
+//! Actors are cancelled, panic, lose their history, are poisoned and forgotten by the engine: they are made whole, and other
 //! instances are looked after as before.
 
 use crate::PATIENCE;
 use crate::servers::Fleet;
 use sqlx::{Connection as _, PgPool};
 use std::time::Instant;
-use toygres_chaos::{Account, Effect, Fault, Moment};
+use toygres_chaos::{Account, Effect, Fault};
 use toygres_engine::{Engine, EngineConfig};
+use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::OperationState;
 use toygres_models::{InstanceId, Secret};
 use toygres_testing::wait_for;
 
-/// What is done to the engine's rows of an orchestration, `$1`.
-/// As a newer version might have written it.
-const CORRUPT: [&str; 1] =
-    ["update duroxide.history set event_data = '{\"unknown\": true}' where instance_id = $1"];
-const POISON: [&str; 1] =
-    ["update duroxide.orchestrator_queue set attempt_count = 100 where instance_id = $1"];
-const FORGET: [&str; 6] = [
-    "delete from duroxide.history where instance_id = $1",
-    "delete from duroxide.executions where instance_id = $1",
-    "delete from duroxide.orchestrator_queue where instance_id = $1",
-    "delete from duroxide.worker_queue where instance_id = $1",
-    "delete from duroxide.instance_locks where instance_id = $1",
-    "delete from duroxide.instances where instance_id = $1",
-];
+/// What happens to an orchestration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    Cancelled,
+    Panicked,
+    Unreadable,
+    Poisoned,
+    Forgotten,
+}
 
-async fn damage(fleet: &Fleet, statements: &[&'static str], id: &str) {
+impl Damage {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Panicked => "ended by a panic",
+            Self::Unreadable => "its history made unreadable",
+            Self::Poisoned => "poisoned by too many attempts",
+            Self::Forgotten => "deleted from the engine",
+        }
+    }
+
+    /// What is done to the engine's rows of it, `$1`.
+    fn statements(self) -> &'static [&'static str] {
+        match self {
+            Self::Cancelled | Self::Panicked => &[],
+            // As a newer version might have written it.
+            Self::Unreadable => {
+                &["update duroxide.history set event_data = '{\"unknown\": true}' where instance_id = $1"]
+            }
+            Self::Poisoned => {
+                &["update duroxide.orchestrator_queue set attempt_count = 100 where instance_id = $1"]
+            }
+            Self::Forgotten => &[
+                "delete from duroxide.history where instance_id = $1",
+                "delete from duroxide.executions where instance_id = $1",
+                "delete from duroxide.orchestrator_queue where instance_id = $1",
+                "delete from duroxide.worker_queue where instance_id = $1",
+                "delete from duroxide.instance_locks where instance_id = $1",
+                "delete from duroxide.instances where instance_id = $1",
+            ],
+        }
+    }
+
+    async fn strike(self, fleet: &Fleet, id: &str) {
+        match self {
+            Self::Cancelled => engine(fleet)
+                .await
+                .client()
+                .cancel(id, "by a test")
+                .await
+                .unwrap(),
+            Self::Panicked => {
+                let server = &fleet.servers[0];
+                server.plan_panic(id);
+                engine(fleet).await.client().wake(id).await.unwrap();
+                wait_for("the panic", PATIENCE, || async {
+                    server.has_panicked().then_some(())
+                })
+                .await;
+            }
+            Self::Unreadable | Self::Poisoned | Self::Forgotten => {
+                change_rows(fleet, self.statements(), id).await;
+            }
+        }
+    }
+}
+
+async fn change_rows(fleet: &Fleet, statements: &[&'static str], id: &str) {
     // At once, and while nobody works on it.
     wait_for("the rows", PATIENCE, || async {
         let mut connection = fleet.connect().await;
@@ -55,11 +108,23 @@ async fn incarnation(fleet: &Fleet, id: InstanceId) -> i64 {
         .await
 }
 
-async fn cancel(fleet: &Fleet, id: &str) {
+async fn engine(fleet: &Fleet) -> Engine {
     let config = EngineConfig::new(Secret::new(fleet.database_url.clone()));
     let pool = PgPool::connect(&fleet.database_url).await.unwrap();
-    let engine = Engine::connect(config, pool).await.unwrap();
-    engine.client().cancel(id, "by a test").await.unwrap();
+    Engine::connect(config, pool).await.unwrap()
+}
+
+/// The id of the orchestration of this name that works on the operation.
+async fn child(fleet: &Fleet, name: &str, accepted: &InstanceAccepted) -> String {
+    let sql = "select instance_id from duroxide.instances where instance_id like $1";
+    let like = format!("{name}-{}-%", accepted.operation.id);
+    let found = sqlx::query_scalar(sql).bind(like);
+    found.fetch_one(&mut fleet.connect().await).await.unwrap()
+}
+
+/// Has an operation wait at this step.
+fn waits(activity: &str) -> Fault {
+    Fault::before_step(activity, Effect::Unavailable, 1_000_000)
 }
 
 /// Two more good checks, by an actor that lives.
@@ -82,20 +147,19 @@ async fn an_actor_that_watches_is_made_whole_and_others_are_watched_as_before() 
     }
     let victim = load.create("victim").await;
     let id = victim.instance.id;
-    let damages: [(&str, &[&'static str]); 4] = [
-        ("cancelled", &[]),
-        ("its history made unreadable", &CORRUPT),
-        ("poisoned by too many attempts", &POISON),
-        ("deleted from the engine", &FORGET),
+    let damages = [
+        Damage::Cancelled,
+        Damage::Panicked,
+        Damage::Unreadable,
+        Damage::Poisoned,
+        Damage::Forgotten,
     ];
-    for (what, statements) in damages {
+    for damage in damages {
+        let what = damage.words();
         let mut account = Account::new("actor", format!("the actor of a running instance {what}"));
         let actor = format!("actor-{id}-{}", incarnation(&fleet, id).await);
         let begun = Instant::now();
-        match statements {
-            [] => cancel(&fleet, &actor).await,
-            statements => damage(&fleet, statements, &actor).await,
-        }
+        damage.strike(&fleet, &actor).await;
         // Nothing is checked by an actor that is gone, so that these are those of another.
         whole(&fleet, id).await;
         account.injected(1);
@@ -122,24 +186,21 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
     let server = &fleet.servers[0];
     let load = fleet.load(&[0]);
     // What happens to the actor, or to its child that creates, while the create waits.
-    let damages: [(&str, bool, &[&'static str]); 6] = [
-        ("cancelled", true, &[]),
-        ("its history made unreadable", true, &CORRUPT),
-        ("deleted from the engine", true, &FORGET),
-        ("cancelled", false, &[]),
-        ("its history made unreadable", false, &CORRUPT),
-        ("poisoned by too many attempts", false, &POISON),
+    let damages = [
+        (Damage::Cancelled, true),
+        (Damage::Panicked, true),
+        (Damage::Unreadable, true),
+        (Damage::Forgotten, true),
+        (Damage::Cancelled, false),
+        (Damage::Panicked, false),
+        (Damage::Unreadable, false),
+        (Damage::Poisoned, false),
     ];
-    for (what, actor, statements) in damages {
+    for (damage, actor) in damages {
+        let what = damage.words();
         let whose = if actor { "the actor of" } else { "the creation of" };
         let mut account = Account::new("actor", format!("{whose} an instance that is being made {what}"));
-        server.plan(Some(&Fault {
-            activity: "wait-for-ready".to_owned(),
-            of_operation: true,
-            moment: Moment::Before,
-            effect: Effect::Unavailable,
-            times: 1_000_000,
-        }));
+        server.plan(Some(&waits("wait-for-ready")));
         let created = server.create("victim").await;
         let id = created.instance.id;
         wait_for("the create to wait", PATIENCE, || async {
@@ -148,21 +209,10 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
         .await;
         let orchestration = match actor {
             true => format!("actor-{id}-1"),
-            false => {
-                let sql = "select instance_id from duroxide.instances where instance_id like $1";
-                let like = format!("create-instance-{}-%", created.operation.id);
-                sqlx::query_scalar(sql)
-                    .bind(like)
-                    .fetch_one(&mut fleet.connect().await)
-                    .await
-                    .unwrap()
-            }
+            false => child(&fleet, "create-instance", &created).await,
         };
         let begun = Instant::now();
-        match statements {
-            [] => cancel(&fleet, &orchestration).await,
-            statements => damage(&fleet, statements, &orchestration).await,
-        }
+        damage.strike(&fleet, &orchestration).await;
         if actor {
             wait_for("another try", PATIENCE, || async {
                 let begun = "select count(*) from duroxide.instances where instance_id like $1";
@@ -172,7 +222,7 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
                     .fetch_one(&mut fleet.connect().await)
                     .await
                     .unwrap();
-                (tries > 1 || statements == FORGET.as_slice()).then_some(())
+                (tries > 1 || damage == Damage::Forgotten).then_some(())
             })
             .await;
             server.plan(None);
@@ -207,14 +257,17 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
     let fleet = Fleet::start(&["all"]).await;
     let server = &fleet.servers[0];
     let load = fleet.load(&[0]);
-    let damages: [(&str, bool, &[&'static str]); 5] = [
-        ("cancelled", true, &[]),
-        ("its history made unreadable", true, &CORRUPT),
-        ("deleted from the engine", true, &FORGET),
-        ("cancelled", false, &[]),
-        ("its history made unreadable", false, &CORRUPT),
+    let damages = [
+        (Damage::Cancelled, true),
+        (Damage::Panicked, true),
+        (Damage::Unreadable, true),
+        (Damage::Forgotten, true),
+        (Damage::Cancelled, false),
+        (Damage::Panicked, false),
+        (Damage::Unreadable, false),
     ];
-    for (number, (what, actor, statements)) in damages.into_iter().enumerate() {
+    for (number, (damage, actor)) in damages.into_iter().enumerate() {
+        let what = damage.words();
         let whose = if actor { "the actor of" } else { "the deletion of" };
         let mut account = Account::new(
             "actor",
@@ -223,13 +276,7 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
         let name = format!("victim-{number}");
         let created = load.create(&name).await;
         let id = created.instance.id;
-        server.plan(Some(&Fault {
-            activity: "remove-postgres".to_owned(),
-            of_operation: true,
-            moment: Moment::Before,
-            effect: Effect::Unavailable,
-            times: 1_000_000,
-        }));
+        server.plan(Some(&waits("remove-postgres")));
         let deleted = server.request_delete(&name).await;
         wait_for("the delete to wait", PATIENCE, || async {
             (server.hits() > 1).then_some(())
@@ -237,21 +284,10 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
         .await;
         let orchestration = match actor {
             true => format!("actor-{id}-{}", incarnation(&fleet, id).await),
-            false => {
-                let sql = "select instance_id from duroxide.instances where instance_id like $1";
-                let like = format!("delete-instance-{}-%", deleted.operation.id);
-                sqlx::query_scalar(sql)
-                    .bind(like)
-                    .fetch_one(&mut fleet.connect().await)
-                    .await
-                    .unwrap()
-            }
+            false => child(&fleet, "delete-instance", &deleted).await,
         };
         let begun = Instant::now();
-        match statements {
-            [] => cancel(&fleet, &orchestration).await,
-            statements => damage(&fleet, statements, &orchestration).await,
-        }
+        damage.strike(&fleet, &orchestration).await;
         server.plan(None);
         let operation = load.ended(&deleted).await;
         account.injected(1);

@@ -4,7 +4,7 @@ use crate::{CALLED, During, PATIENCE, real_server, seen};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::Value;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess};
 use toygres_models::operations::OperationState;
 use toygres_testing::{TestPostgres, wait_for};
@@ -12,13 +12,11 @@ use toygres_testing::{TestPostgres, wait_for};
 /// How many servers are crashed at the same time: they mostly wait for a lock to run out.
 const AT_THE_SAME_TIME: usize = 6;
 
-/// Makes an instance, watches it and deletes it, with the fault in its time; what was seen after each.
-async fn life(
-    postgres: &TestPostgres,
-    fault: Option<(During, &Fault)>,
-) -> (Value, Value, Option<std::time::Duration>) {
+/// Makes an instance, watches it and deletes it, with the fault in its time; what was seen after each, and how long it
+/// took from the server's death to the end of what it was doing.
+async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Value, Value, Option<Duration>) {
     let mut server = real_server(postgres).await;
-    let mut recovery = None;
+    let mut died = None;
     let planned = |during: During| {
         fault
             .filter(|(planned, _)| *planned == during)
@@ -28,9 +26,10 @@ async fn life(
     server.plan(planned(During::Create));
     let created = server.create("survivor").await;
     if planned(During::Create).is_some() {
-        recovery = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server).await);
     }
     let operation = server.ended(&created).await;
+    let mut recovery = died.map(|died| died.elapsed());
     assert_eq!(
         operation.state,
         OperationState::Succeeded,
@@ -39,7 +38,7 @@ async fn life(
 
     server.plan(planned(During::Watch));
     if planned(During::Watch).is_some() {
-        recovery = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server).await);
     }
     let checks = || async {
         server
@@ -53,14 +52,16 @@ async fn life(
         (checks().await >= before + 2).then_some(())
     })
     .await;
+    recovery = recovery.or(died.map(|died| died.elapsed()));
     let running = seen(&server, created.instance.id).await;
 
     server.plan(planned(During::Delete));
     let deleted = server.request_delete("survivor").await;
     if planned(During::Delete).is_some() {
-        recovery = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server).await);
     }
     let operation = server.ended(&deleted).await;
+    recovery = recovery.or(died.map(|died| died.elapsed()));
     assert_eq!(
         operation.state,
         OperationState::Succeeded,
@@ -70,8 +71,8 @@ async fn life(
     (running, gone, recovery)
 }
 
-/// Waits until the fault has killed it, and starts it again without; how long until it was ready.
-async fn die_and_rise(server: &mut ServerProcess) -> std::time::Duration {
+/// Waits until the fault has killed it, and starts it again without; when it had died.
+async fn die_and_rise(server: &mut ServerProcess) -> Instant {
     let log = server.log();
     let died = tokio::time::timeout(PATIENCE, server.exited()).await;
     let signal = died.unwrap_or_else(|_| panic!("the crash point was not reached: {}", log.display()));
@@ -79,7 +80,7 @@ async fn die_and_rise(server: &mut ServerProcess) -> std::time::Duration {
     let begun = Instant::now();
     server.plan(None);
     server.start_again().await;
-    begun.elapsed()
+    begun
 }
 
 #[test]

@@ -7,7 +7,7 @@ use sqlx::{Connection as _, PgConnection};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess, SharedPlatform};
+use toygres_chaos::{Account, Effect, Fault, ServerProcess, SharedPlatform};
 use toygres_models::InstanceId;
 use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::{Operation, OperationState};
@@ -102,16 +102,6 @@ async fn row_is_there(directory: &Path) -> bool {
     row.await.is_ok_and(|number: i32| number == 42)
 }
 
-fn fails(activity: &str, effect: Effect, times: u32) -> Fault {
-    Fault {
-        activity: activity.to_owned(),
-        of_operation: true,
-        moment: Moment::Before,
-        effect,
-        times,
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_whose_data_is_gone_is_an_alarm_until_it_is_back() {
     let mut account = Account::new(
@@ -200,13 +190,13 @@ async fn rows_of_an_older_backup_lose_no_data() {
     let kept = created(&server, "kept").await;
     let doomed = created(&server, "doomed").await;
     let leaving = created(&server, "leaving").await;
-    server.plan(Some(&fails("deploy-postgres", Effect::Fatal, 1)));
+    server.plan(Some(&Fault::before_step("deploy-postgres", Effect::Fatal, 1)));
     let failed = server.create("again").await;
     assert_eq!(server.ended(&failed).await.state, OperationState::Failed);
     // Two that are on their way when the backup is taken.
     server.plan_all(&[
-        fails("test-connection", Effect::Unavailable, ALWAYS),
-        fails("verify-gone", Effect::Unavailable, ALWAYS),
+        Fault::before_step("test-connection", Effect::Unavailable, ALWAYS),
+        Fault::before_step("verify-gone", Effect::Unavailable, ALWAYS),
     ]);
     let coming = server.create("coming").await;
     let left = server.request_delete("leaving").await;
@@ -380,8 +370,8 @@ async fn a_removal_that_fails_for_good_is_an_alarm_until_it_succeeds() {
         let server = quick_server(&postgres, Vec::new()).await;
         created(&server, "deleted").await;
         server.plan_all(&[
-            fails("wait-for-ready", Effect::Fatal, 1),
-            fails(activity, Effect::Fatal, ALWAYS),
+            Fault::before_step("wait-for-ready", Effect::Fatal, 1),
+            Fault::before_step(activity, Effect::Fatal, ALWAYS),
         ]);
         let undone = server.create("undone").await;
         let deleted = server.request_delete("deleted").await;

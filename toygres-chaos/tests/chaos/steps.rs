@@ -236,7 +236,7 @@ async fn what_is_done_twice_makes_no_difference() {
 async fn what_is_done_once_more_after_the_end_changes_nothing() {
     let postgres = TestPostgres::start().await;
     let home = Arc::new(TestHome::new());
-    let faults = Arc::new(Faults::new(home.path()));
+    let faults = Arc::new(Faults::keeping_calls(home.path()));
     let platform = SharedPlatform::new(&home.path().join("shared"), postgres.port());
     let server = TestServer::start_with(TestServerOptions {
         home: Some(home),
