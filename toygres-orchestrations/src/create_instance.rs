@@ -152,7 +152,7 @@ impl Create {
     async fn act(&mut self, step: Step) -> Result<Came, Failure> {
         let scope = self.scope;
         match step {
-            Step::Begin => self.call::<BeginOperation>(step, scope.into()).await?,
+            Step::Begin => self.note::<BeginOperation>(step, scope.into()).await?,
             Step::Deploy => self.call::<DeployPostgres>(step, scope).await?,
             Step::Ready => {
                 let quick = std::mem::replace(&mut self.quick, false);
@@ -194,7 +194,7 @@ impl Create {
                     system_identifier: tested.system_identifier.or(system_identifier),
                     check: tested.check,
                 };
-                self.call::<RecordRunning>(step, record).await?;
+                self.note::<RecordRunning>(step, record).await?;
             }
         }
         Ok(Came::Done)
@@ -202,6 +202,11 @@ impl Create {
 
     async fn call<A: Activity>(&self, step: Step, input: A::Input) -> Result<A::Output, Failure> {
         flow::call::<A>(step, &self.cx, RetryPolicy::standard(), input).await
+    }
+
+    /// Writes to the control database, whose troubles are no reason to give up what is made.
+    async fn note<A: Activity>(&self, step: Step, input: A::Input) -> Result<A::Output, Failure> {
+        flow::call::<A>(step, &self.cx, RetryPolicy::patient(), input).await
     }
 
     async fn wait(&mut self, reason: &str, message: &str) -> Result<(), Failure> {

@@ -218,6 +218,37 @@ async fn no_difference(account: &mut Account, effect: Effect, moments: &[Moment]
     }
 }
 
+/// More often than what rides out a hiccup.
+const A_WHILE: u32 = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_for_a_while_makes_no_difference() {
+    let mut account = Account::new("step", "an activity can't be done for a while");
+    let postgres = TestPostgres::start().await;
+    let usual = {
+        let server = quick_server(&postgres, without_checks()).await;
+        life(&server, During::Create, None).await
+    };
+    let called = [During::Create, During::Delete].into_iter().flat_map(|during| {
+        called(during).map(move |(activity, of_operation)| (during, activity, of_operation))
+    });
+    join_all(called.map(async |(during, activity, of_operation)| {
+        let server = quick_server(&postgres, without_checks()).await;
+        let fault = fault(
+            activity,
+            of_operation,
+            Moment::Before,
+            Effect::Unavailable,
+            A_WHILE,
+        );
+        let life = life(&server, during, Some(&fault)).await;
+        assert_eq!(life, usual, "{fault:?} during {during:?}");
+    }))
+    .await
+    .iter()
+    .for_each(|()| account.injected(A_WHILE as usize));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_but_told_otherwise_makes_no_difference() {
     let mut account = Account::new("step", "an activity is done, but told to be unavailable");
