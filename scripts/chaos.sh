@@ -63,7 +63,11 @@ if [[ $long == true && ${#names[@]} -eq 0 ]]; then
     "$program" soak:: >"$work/soak" 2>&1 &
     soak=$!
     trap 'kill "$soak" 2>/dev/null || true; rm -rf "$work"' EXIT
-    "$program" --skip soak::
+    # Whatever fails is told at once.
+    "$program" --nocapture --skip soak::
+    step "Any text, for every parser"
+    cargo test --locked --workspace --all-features --lib
+    step "The rest of the soak"
     wait "$soak" || fail "the soak failed: $(<"$work/soak")" "scripts/chaos.sh --seed $seed soak::"
     cat "$work/soak"
 else
@@ -73,10 +77,6 @@ if [[ ${#names[@]} -gt 0 ]]; then
     jq -c 'del(.recovery_seconds)' "$account"
     say "docs/reliability.md is left as it was: it is of all tests"
     exit
-fi
-if [[ $long == true ]]; then
-    step "Any text, for every parser"
-    cargo test --locked --workspace --all-features --lib
 fi
 minutes=$(((SECONDS - begun + 59) / 60))
 
@@ -111,7 +111,7 @@ $(rows)
 
 Faults of a platform's own (a full disk, a port that is taken, an API server that lies) are injected by the tests of
 toygres-platform, those of the orchestration store by the tests of toygres-engine, each beside a test that fails without
-the guard. On a Kubernetes cluster, \`scripts/e2e-kubernetes.sh\` kills pods and the server itself, and has the API server lie.
+the guard. Every parser is given any text by its crate's tests, and by \`scripts/fuzz.sh\`. On a Kubernetes cluster, \`scripts/e2e-kubernetes.sh\` kills pods and the server itself, and has the API server lie.
 
 ## What is not shown
 

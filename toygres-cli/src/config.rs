@@ -294,6 +294,17 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_config_file() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            if let Ok(config) = toml::from_str::<ConfigFile>(&String::from_utf8_lossy(bytes)) {
+                let written = toml::to_string(&config).unwrap();
+                let read: ConfigFile = toml::from_str(&written).unwrap();
+                assert_eq!(toml::to_string(&read).unwrap(), written);
+            }
+        });
+    }
+
+    #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let prod = || ("https://prod".to_owned(), InFile, Some("of-prod".to_owned()));
         let nothing = Given::default;

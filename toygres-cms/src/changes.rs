@@ -109,15 +109,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn is_a_change_or_nothing(text: &str) {
+        match parse(text) {
+            Some(Change::Operation(id)) => {
+                assert_eq!(parse(&format!("operation:{id}")), Some(Change::Operation(id)));
+            }
+            Some(change) => assert_eq!((change, text), (Change::Event, "event")),
+            None => {}
+        }
+    }
+
+    #[test]
+    fn fuzz_notification() {
+        bolero::check!().for_each(|bytes: &[u8]| is_a_change_or_nothing(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest! {
         #[test]
         fn a_notification_is_a_change_or_nothing(any in ".*", near in "(event|operation):?[0-9a-f-]{0,40}") {
             for text in [any, near] {
-                match parse(&text) {
-                    Some(Change::Operation(id)) => prop_assert_eq!(parse(&format!("operation:{id}")), Some(Change::Operation(id))),
-                    Some(change) => prop_assert_eq!((change, text.as_str()), (Change::Event, "event")),
-                    None => {}
-                }
+                is_a_change_or_nothing(&text);
             }
         }
     }

@@ -547,6 +547,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn is_a_name_or_an_id(text: &str) {
+        match text.parse() {
+            Ok(InstanceSelector::Name(name)) => assert_eq!(name.as_str(), text),
+            Ok(InstanceSelector::Id(id)) => assert_eq!(id.to_string(), text.to_lowercase()),
+            Err(error) => assert_eq!(error.code(), "invalid_name"),
+        }
+    }
+
+    #[test]
+    fn fuzz_selector() {
+        bolero::check!().for_each(|bytes: &[u8]| is_a_name_or_an_id(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest! {
         #[test]
         fn a_selector_is_a_name_or_a_hyphenated_id(
@@ -557,11 +570,7 @@ mod tests {
                 "[{]?[0-9a-f]{32,36}[}]?",
             ],
         ) {
-            match text.parse() {
-                Ok(InstanceSelector::Name(name)) => prop_assert_eq!(name.as_str(), text),
-                Ok(InstanceSelector::Id(id)) => prop_assert_eq!(id.to_string(), text.to_lowercase()),
-                Err(error) => prop_assert_eq!(error.code(), "invalid_name"),
-            }
+            is_a_name_or_an_id(&text);
         }
     }
 }

@@ -102,6 +102,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn opens_or_is_refused(text: &str) {
+        outside(text);
+        if let Err(failure) = open::<String>(text) {
+            assert_eq!(failure.code, "payload_invalid");
+        }
+    }
+
+    #[test]
+    fn fuzz_envelope() {
+        bolero::check!().for_each(|bytes: &[u8]| opens_or_is_refused(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest! {
         #[test]
         fn an_envelope_is_read_as_it_was_written(
@@ -109,10 +121,7 @@ mod tests {
             body in ".*", parent in proptest::option::of(".*"), attempt: u32, flags: [bool; 3],
         ) {
             for text in [any, near] {
-                outside(&text);
-                if let Err(failure) = open::<String>(&text) {
-                    prop_assert_eq!(failure.code, "payload_invalid");
-                }
+                opens_or_is_refused(&text);
             }
             let mut envelope = Envelope::new(parent.as_deref(), body);
             envelope.attempt = attempt;

@@ -266,6 +266,16 @@ mod tests {
         assert!(failure.message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
     }
 
+    fn is_some_failure(text: &str) {
+        let read = Failure::decode(text);
+        assert!(!read.code.is_empty() && !read.message.is_empty(), "{read:?}");
+    }
+
+    #[test]
+    fn fuzz_failure() {
+        bolero::check!().for_each(|bytes: &[u8]| is_some_failure(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest::proptest! {
         #[test]
         fn every_text_is_read_as_some_failure(
@@ -273,8 +283,7 @@ mod tests {
             text in ".*", code in ".*", attempts: u32,
         ) {
             for text in [text.clone(), format!("{start}{text}")] {
-                let read = Failure::decode(&text);
-                proptest::prop_assert!(!read.code.is_empty() && !read.message.is_empty());
+                is_some_failure(&text);
             }
             let failure = Failure { attempts, ..Failure::app(code, text) };
             proptest::prop_assert_eq!(Failure::decode(&failure.encode()), failure);

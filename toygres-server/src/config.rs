@@ -544,6 +544,37 @@ mod tests {
         );
     }
 
+    /// As the value of the setting that is at this place of the list.
+    fn is_taken_or_named(at: usize, value: &str) {
+        let name = settings::SETTINGS[at].name;
+        for platform in ["local", "kubernetes"] {
+            let others = [
+                ("TOYGRES_PLATFORM", platform),
+                ("TOYGRES_HOME", "/nowhere"),
+                ("DATABASE_URL", "postgres://127.0.0.1/x"),
+            ];
+            let others: Vec<_> = others.into_iter().filter(|(other, _)| *other != name).collect();
+            if let Err(error) = read(&[others, vec![(name, value)]].concat()) {
+                assert_eq!(error.kind(), ErrorKind::Config);
+                let said = format!("{error} {}", error.detail());
+                assert!(
+                    said.contains(name) || said.contains("/nowhere"),
+                    "{name} {value}: {said}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fuzz_setting() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            if let Some((at, value)) = bytes.split_first() {
+                let at = usize::from(*at) % settings::SETTINGS.len();
+                is_taken_or_named(at, &String::from_utf8_lossy(value));
+            }
+        });
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_a_setting_is_it_is_taken_or_named(
@@ -552,17 +583,7 @@ mod tests {
                 ".*", "-?[0-9]{1,25}", "[a-z0-9.,:/=-]{1,40}", "(https?://)?[a-z.:0-9]{1,20}(,[a-z*]{0,9}){0,3}",
             ],
         ) {
-            let name = settings::SETTINGS[at].name;
-            for platform in ["local", "kubernetes"] {
-                let others = ("TOYGRES_PLATFORM", platform);
-                let others = [others, ("TOYGRES_HOME", "/nowhere"), ("DATABASE_URL", "postgres://127.0.0.1/x")];
-                let others: Vec<_> = others.into_iter().filter(|(other, _)| *other != name).collect();
-                if let Err(error) = read(&[others, vec![(name, value.as_str())]].concat()) {
-                    proptest::prop_assert_eq!(error.kind(), ErrorKind::Config);
-                    let said = format!("{error} {}", error.detail());
-                    proptest::prop_assert!(said.contains(name) || said.contains("/nowhere"), "{} {}: {}", name, value, said);
-                }
-            }
+            is_taken_or_named(at, &value);
         }
     }
 }

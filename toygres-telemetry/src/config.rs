@@ -391,6 +391,15 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_environment() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            let config = TelemetryConfig::read(&|_| Some(text.clone().into_owned()));
+            assert!(config.warnings.iter().all(|warning| !warning.is_empty()));
+        });
+    }
+
+    #[test]
     fn without_a_word_nothing_is_exported() {
         let config = read(&[]);
         assert_eq!(config.otlp, None);

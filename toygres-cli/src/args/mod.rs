@@ -269,6 +269,19 @@ mod tests {
         check(&Cli::command());
     }
 
+    fn is_understood_or_refused<'a>(words: impl Iterator<Item = &'a str>) {
+        let words = std::iter::once("toygres").chain(words);
+        if let Err(error) = Cli::command().try_get_matches_from(words) {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn fuzz_command_line() {
+        bolero::check!()
+            .for_each(|bytes: &[u8]| is_understood_or_refused(String::from_utf8_lossy(bytes).lines()));
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_a_command_line_is_it_is_understood_or_refused(
@@ -284,10 +297,7 @@ mod tests {
                 0..8,
             ),
         ) {
-            let words = std::iter::once("toygres".to_owned()).chain(words);
-            if let Err(error) = Cli::command().try_get_matches_from(words) {
-                proptest::prop_assert!(!error.to_string().is_empty());
-            }
+            is_understood_or_refused(words.iter().map(String::as_str));
         }
     }
 }

@@ -98,27 +98,36 @@ mod tests {
         }
     }
 
+    fn is_taken_or_refused(text: &str) {
+        if let Ok(name) = text.parse::<NameOrId>() {
+            // It goes into a path as it is.
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            assert!(name.as_str().bytes().all(fits));
+        }
+        if let Ok((key, value)) = tag(text) {
+            assert_eq!(format!("{key}={value}"), text);
+        }
+        if let Ok(duration) = duration(text) {
+            assert!((1..=31 * 86_400).contains(&duration.as_secs()));
+        }
+        operation_id(text).ok();
+        if let Ok(url) = crate::client::parse_url(text) {
+            assert!(url.has_host() && url.password().is_none());
+        }
+    }
+
+    #[test]
+    fn fuzz_argument() {
+        bolero::check!().for_each(|bytes: &[u8]| is_taken_or_refused(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_an_argument_is_it_is_taken_or_refused(
             any in ".*", near in "[0-9]{0,22}[smhd]?", name in "[a-z0-9./?%-]{0,45}", pair in "[a-z=]{0,9}",
         ) {
-            for text in [&any, &near, &name, &pair] {
-                if let Ok(name) = text.parse::<NameOrId>() {
-                    // It goes into a path as it is.
-                    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-                    proptest::prop_assert!(name.as_str().bytes().all(fits));
-                }
-                if let Ok((key, value)) = tag(text) {
-                    proptest::prop_assert_eq!(&format!("{key}={value}"), text);
-                }
-                if let Ok(duration) = duration(text) {
-                    proptest::prop_assert!((1..=31 * 86_400).contains(&duration.as_secs()));
-                }
-                operation_id(text).ok();
-                if let Ok(url) = crate::client::parse_url(text) {
-                    proptest::prop_assert!(url.has_host() && url.password().is_none());
-                }
+            for text in [any, near, name, pair] {
+                is_taken_or_refused(&text);
             }
         }
     }

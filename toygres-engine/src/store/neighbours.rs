@@ -123,6 +123,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_notification_of_work() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            if read(&text, "me").is_some() {
+                assert!(!text.starts_with("me "));
+            }
+        });
+    }
+
+    #[test]
     fn only_others_are_heard() {
         assert_eq!(read("a 3 0", "b"), Some((3, 0)));
         assert_eq!(read("a 3 0", "a"), None);

@@ -188,16 +188,25 @@ mod tests {
         }
     }
 
+    fn is_what_it_is_printed_as(text: &str) {
+        if let Ok(source) = text.parse::<Source>() {
+            assert_eq!(source.to_string().parse(), Ok(source));
+        }
+        text.parse::<Address>().ok();
+    }
+
+    #[test]
+    fn fuzz_source() {
+        bolero::check!().for_each(|bytes: &[u8]| is_what_it_is_printed_as(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest::proptest! {
         #[test]
         fn a_source_is_what_it_is_printed_as(
             any in ".*", near in "(namespace:|[0-9a-f.:]{0,16}/)[0-9a-z-]{0,64}",
         ) {
             for text in [any, near] {
-                if let Ok(source) = text.parse::<Source>() {
-                    let printed = source.to_string().parse();
-                    proptest::prop_assert_eq!(printed, Ok(source));
-                }
+                is_what_it_is_printed_as(&text);
             }
         }
     }

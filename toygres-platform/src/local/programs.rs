@@ -168,6 +168,14 @@ mod tests {
         assert!(!Programs::find(home.path(), "").versions().is_empty());
     }
 
+    #[test]
+    fn fuzz_version() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let version = parse_version(&String::from_utf8_lossy(bytes));
+            assert!(version.is_none_or(|version| (10..100).contains(&version.major())));
+        });
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_a_program_says_is_a_version_or_none(any in ".*", rest in r"\PC{0,20}", major: u16) {

@@ -90,29 +90,43 @@ mod tests {
         ]
     }
 
+    fn is_understood_or_refused(directory: &Path, bytes: &[u8]) {
+        std::fs::create_dir_all(directory.join("data/global")).unwrap();
+        for file in [
+            FILE,
+            "data/postmaster.pid",
+            "data/postmaster.opts",
+            "data/global/pg_control",
+        ] {
+            std::fs::write(directory.join(file), bytes).unwrap();
+        }
+        match Record::read(directory) {
+            Ok(record) => {
+                let record = record.expect("the file is there");
+                record.write(directory).unwrap();
+                assert_eq!(Record::read(directory).unwrap(), Some(record));
+            }
+            Err(error) => assert!(error.detail().to_string().contains(FILE), "{error:?}"),
+        }
+        // No process works there, whatever number is named.
+        let cluster = Cluster::new(directory.to_owned(), PathBuf::new(), RunAs::find().unwrap());
+        assert_eq!(cluster.state(), ServerState::Stopped);
+        assert_eq!(cluster.running_port(), None);
+        cluster.last_port();
+        assert_eq!(cluster.system_identifier().is_some(), bytes.len() >= 8);
+    }
+
+    #[test]
+    fn fuzz_files_of_an_instance() {
+        let home = tempfile::tempdir().unwrap();
+        bolero::check!().for_each(|bytes: &[u8]| is_understood_or_refused(home.path(), bytes));
+    }
+
     proptest! {
         #[test]
         fn whatever_stands_in_its_files_an_instance_is_understood_or_refused(bytes in bytes()) {
             let home = tempfile::tempdir().unwrap();
-            let directory = home.path();
-            std::fs::create_dir_all(directory.join("data/global")).unwrap();
-            for file in [FILE, "data/postmaster.pid", "data/postmaster.opts", "data/global/pg_control"] {
-                std::fs::write(directory.join(file), &bytes).unwrap();
-            }
-            match Record::read(directory) {
-                Ok(record) => {
-                    let record = record.expect("the file is there");
-                    record.write(directory).unwrap();
-                    prop_assert_eq!(Record::read(directory).unwrap(), Some(record));
-                }
-                Err(error) => prop_assert!(error.detail().to_string().contains(FILE), "{:?}", error),
-            }
-            // No process works there, whatever number is named.
-            let cluster = Cluster::new(directory.to_owned(), PathBuf::new(), RunAs::find().unwrap());
-            prop_assert_eq!(cluster.state(), ServerState::Stopped);
-            prop_assert_eq!(cluster.running_port(), None);
-            cluster.last_port();
-            prop_assert_eq!(cluster.system_identifier().is_some(), bytes.len() >= 8);
+            is_understood_or_refused(home.path(), &bytes);
         }
     }
 }

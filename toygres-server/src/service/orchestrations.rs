@@ -230,6 +230,19 @@ mod tests {
         assert_eq!(operation_of("something"), None);
     }
 
+    fn is_about_something_or_nothing(text: &str) {
+        operation_of(text);
+        if let Some((instance, incarnation)) = parse_actor_id(text) {
+            assert_eq!(actor_id(instance, incarnation), text);
+        }
+    }
+
+    #[test]
+    fn fuzz_orchestration_id() {
+        bolero::check!()
+            .for_each(|bytes: &[u8]| is_about_something_or_nothing(&String::from_utf8_lossy(bytes)));
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_an_id_is_it_is_about_something_or_nothing(
@@ -238,10 +251,7 @@ mod tests {
             incarnation: i64,
         ) {
             for text in [any, near] {
-                operation_of(&text);
-                if let Some((instance, incarnation)) = parse_actor_id(&text) {
-                    proptest::prop_assert_eq!(actor_id(instance, incarnation), text);
-                }
+                is_about_something_or_nothing(&text);
             }
             let instance = InstanceId::generate();
             let id = actor_id(instance, incarnation);

@@ -338,6 +338,27 @@ mod tests {
         }
     }
 
+    /// What is taken is taken again, as the same, when it is written as an idempotency key's request is.
+    fn is_taken_or_refused<T: Body>(bytes: &[u8]) {
+        match parse::<T>(bytes) {
+            Ok(body) => {
+                let again = parse::<T>(&body.canonical).map(|body| body.canonical);
+                assert_eq!(again.ok(), Some(body.canonical));
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Malformed),
+        }
+    }
+
+    #[test]
+    fn fuzz_body() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            is_taken_or_refused::<CreateInstanceRequest>(bytes);
+            is_taken_or_refused::<BulkCreateRequest>(bytes);
+            is_taken_or_refused::<BulkDeleteRequest>(bytes);
+            is_taken_or_refused::<PatchInstanceRequest>(bytes);
+        });
+    }
+
     #[test]
     fn what_is_wrong_is_named_and_no_value_is_shown() {
         assert_eq!(code(r#"{"name":"a"}"#).0, "ok");
