@@ -214,11 +214,11 @@ impl Create {
     }
 }
 
-/// Counts the time without progress. A new reason to wait is progress.
+/// Counts the time without progress. A reason to wait that there was not before is progress; two that take turns are not.
 struct Patience {
     limit: Duration,
     waited: Duration,
-    reason: String,
+    reasons: Vec<String>,
 }
 
 impl Patience {
@@ -226,7 +226,7 @@ impl Patience {
         Self {
             limit,
             waited: Duration::ZERO,
-            reason: String::new(),
+            reasons: Vec::new(),
         }
     }
 
@@ -237,8 +237,8 @@ impl Patience {
         reason: &str,
         message: &str,
     ) -> Result<(), Failure> {
-        if self.reason != reason {
-            reason.clone_into(&mut self.reason);
+        if !self.reasons.iter().any(|known| known == reason) {
+            self.reasons.push(reason.to_owned());
             self.waited = Duration::ZERO;
         }
         if self.waited >= self.limit {

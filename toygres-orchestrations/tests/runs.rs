@@ -274,10 +274,20 @@ async fn play(stage: &Stage) -> String {
                 Ok(known("image_pull", true)),
             ])
             .create("a create whose platform knows what helps", minute),
+        stage
+            .scene()
+            .answers::<WaitForReady>([
+                Ok(not_ready("starting")),
+                Ok(not_ready("crash_loop")),
+                Ok(not_ready("starting")),
+                Ok(not_ready("crash_loop")),
+                Ok(not_ready("starting")),
+            ])
+            .create("a create that waits for the same things in turn", 1000),
     );
     let told = [
         told.0, told.1, told.2, told.3, told.4, told.5, told.6, told.7, told.8, told.9, told.10, told.11,
-        told.12, told.13, told.14, told.15, told.16, told.17,
+        told.12, told.13, told.14, told.15, told.16, told.17, told.18,
     ];
     told.join("\n")
 }

@@ -1,8 +1,10 @@
 //! Configuration: the one place that reads the environment.
 
 mod kubernetes;
+mod pruning;
 mod settings;
 
+pub use pruning::Pruning;
 pub use settings::settings_table;
 
 use axum::http::HeaderValue;
@@ -174,6 +176,8 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// How long a server that is told to stop goes on serving before it does.
     pub shutdown_delay: Duration,
+    /// How long the control database keeps what is over.
+    pub pruning: Pruning,
     /// What it tells of itself, and to whom.
     pub telemetry: TelemetryConfig,
     /// Where programs are looked for.
@@ -321,6 +325,7 @@ impl ServerConfig {
             shutdown_delay: number(variable, "TOYGRES_SHUTDOWN_DELAY_SECONDS", 0, 3600)?
                 .and_then(|number| u64::try_from(number).ok())
                 .map_or(Duration::ZERO, Duration::from_secs),
+            pruning: pruning::read(variable)?,
             telemetry: TelemetryConfig::read(variable),
             search_path: variable("PATH").unwrap_or_default(),
             effective,

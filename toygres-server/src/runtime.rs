@@ -216,8 +216,9 @@ async fn run_on(
         }
     };
     let sweeper = workers.is_some().then(|| {
-        let stalled_after = config.create_deadline + STALLED_MARGIN;
-        tokio::spawn(Sweeper::new(service.clone(), stalled_after).run(end.clone()))
+        // An actor that watches gets something done with each check.
+        let stalled_after = config.create_deadline.max(config.health_check_interval) + STALLED_MARGIN;
+        tokio::spawn(Sweeper::new(service.clone(), stalled_after, config.pruning).run(end.clone()))
     });
 
     // Before anybody can listen, so that no event is between what a listener reads and what it is told.

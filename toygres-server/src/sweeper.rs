@@ -4,12 +4,13 @@
 //! reports what nobody knows, prunes what is old, and tells the metrics what is the same for all nodes. Everything it
 //! does can be done twice.
 
+use crate::config::Pruning;
 use crate::service::Service;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use toygres_cms::{DriftFinding, Retention, WantedActor};
-use toygres_engine::{EngineStatus, PrunePolicy};
+use toygres_cms::{DriftFinding, WantedActor};
+use toygres_engine::EngineStatus;
 use toygres_models::instances::InstanceState;
 use toygres_models::{Result, drift};
 use toygres_orchestrations::{InstanceActor, actor_id, instance_actor};
@@ -23,7 +24,6 @@ const LEASE: &str = "sweeper";
 const LEASE_TIME: Duration = Duration::from_secs(20);
 /// A row this young is still being started by the request that wrote it.
 const START_GRACE: Duration = Duration::from_secs(3);
-const PRUNE_PERIOD: Duration = Duration::from_secs(300);
 const OBSERVE_PERIOD: Duration = Duration::from_secs(10);
 
 /// One process's sweeper.
@@ -32,16 +32,18 @@ pub(crate) struct Sweeper {
     holder: uuid::Uuid,
     /// An actor whose instance shows no progress for so long is replaced.
     stalled_after: Duration,
+    pruning: Pruning,
     pruned: Option<Instant>,
     observed: Option<Instant>,
 }
 
 impl Sweeper {
-    pub(crate) fn new(service: Arc<Service>, stalled_after: Duration) -> Self {
+    pub(crate) fn new(service: Arc<Service>, stalled_after: Duration, pruning: Pruning) -> Self {
         Self {
             service,
             holder: uuid::Uuid::new_v4(),
             stalled_after,
+            pruning,
             pruned: None,
             observed: None,
         }
@@ -104,9 +106,9 @@ impl Sweeper {
             self.observed = Some(Instant::now());
         }
         self.actors().await?;
-        if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_PERIOD) {
-            self.service.engine.prune(&PrunePolicy::default()).await?;
-            self.service.cms.prune(&Retention::default()).await?;
+        if self.pruned.is_none_or(|at| at.elapsed() >= self.pruning.interval) {
+            self.service.engine.prune(&self.pruning.history).await?;
+            self.service.cms.prune(&self.pruning.rows).await?;
             self.pruned = Some(Instant::now());
         }
         Ok(())

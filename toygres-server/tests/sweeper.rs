@@ -17,12 +17,13 @@ async fn execute(server: &TestServer, sql: &str) {
     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
 }
 
-async fn incarnation(server: &TestServer) -> i64 {
+async fn number(server: &TestServer, sql: &str) -> i64 {
     let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
-    sqlx::query_scalar("select max(incarnation) from cms.instances")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+async fn incarnation(server: &TestServer) -> i64 {
+    number(server, "select max(incarnation) from cms.instances").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +47,80 @@ async fn a_create_whose_actor_was_never_started_is_done_all_the_same() {
     let server = TestServer::start_with(options).await;
     let operation = server.ended(&accepted).await;
     assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_stands_still_is_replaced_and_one_that_waits_for_its_next_check_is_not() {
+    let rarely = (
+        "TOYGRES_HEALTH_CHECK_INTERVAL_SECONDS".to_owned(),
+        "3600".to_owned(),
+    );
+    let server = TestServer::start_with(TestServerOptions {
+        settings: vec![rarely],
+        ..Default::default()
+    })
+    .await;
+    for name in ["waiting", "stuck", "stuck-too"] {
+        let accepted = server.create(name, PASSWORD).await;
+        server.ended(&accepted).await;
+    }
+    let of = |name| format!("select incarnation from cms.instances where name = '{name}'");
+    let quiet =
+        "update cms.instances set progressed_at = now() - interval '50 minutes' where name = 'waiting'";
+    execute(&server, quiet).await;
+    // One after the other: what is not done to the first one until the last one was left out by a whole sweep.
+    for name in ["stuck", "stuck-too"] {
+        let stuck = format!(
+            "delete from duroxide.orchestrator_queue where instance_id like \
+             'actor-' || (select id from cms.instances where name = '{name}') || '-%'; \
+             update cms.instances set progressed_at = now() - interval '2 hours' where name = '{name}'"
+        );
+        execute(&server, &stuck).await;
+        wait_for("another incarnation", Duration::from_secs(60), || async {
+            (number(&server, &of(name)).await == 2).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(number(&server, &of("waiting")).await, 1);
+    let deletion = server.request_delete("stuck").await;
+    assert_eq!(server.ended(&deletion).await.state, OperationState::Succeeded);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_is_kept_as_long_as_is_said() {
+    let settings = [
+        "TOYGRES_PRUNE_INTERVAL_SECONDS",
+        "TOYGRES_RETENTION_EXECUTIONS",
+        "TOYGRES_RETENTION_ORCHESTRATIONS_SECONDS",
+        "TOYGRES_RETENTION_HEALTH_CHECKS_SECONDS",
+        "TOYGRES_RETENTION_EVENTS_SECONDS",
+        "TOYGRES_RETENTION_OPERATIONS_SECONDS",
+        "TOYGRES_RETENTION_IDEMPOTENCY_KEYS_SECONDS",
+    ];
+    let server = TestServer::start_with(TestServerOptions {
+        settings: settings.map(|name| (name.to_owned(), "1".to_owned())).to_vec(),
+        ..Default::default()
+    })
+    .await;
+    let accepted = server.create("over", PASSWORD).await;
+    server.ended(&accepted).await;
+    let first = "select count(*) from duroxide.history where instance_id like 'actor-%' and execution_id = 1";
+    wait_for("its first execution to go", Duration::from_secs(120), || async {
+        (number(&server, first).await == 0).then_some(())
+    })
+    .await;
+    let deletion = server.request_delete("over").await;
+    server.ended(&deletion).await;
+    let rest = "select (select count(*) from duroxide.instances) + (select count(*) from duroxide.history) + \
+                (select count(*) from cms.operations) + (select count(*) from cms.instance_events) + \
+                (select count(*) from cms.health_checks) + (select count(*) from cms.idempotency_keys)";
+    wait_for("all of it to go", Duration::from_secs(60), || async {
+        (number(&server, rest).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(number(&server, "select count(*) from cms.instances").await, 1);
     server.stop().await;
 }
 

@@ -150,6 +150,41 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How long a server that is told to stop goes on serving, not ready, so that balancers hear of it first",
     ),
     setting(
+        "TOYGRES_PRUNE_INTERVAL_SECONDS",
+        "`300`",
+        "Time between two looks for what need not be kept any longer",
+    ),
+    setting(
+        "TOYGRES_RETENTION_EXECUTIONS",
+        "`20`",
+        "Executions that are kept of an orchestration that goes on, the newest",
+    ),
+    setting(
+        "TOYGRES_RETENTION_ORCHESTRATIONS_SECONDS",
+        "`604800`",
+        "How long an orchestration that has ended is kept (7 days)",
+    ),
+    setting(
+        "TOYGRES_RETENTION_HEALTH_CHECKS_SECONDS",
+        "`604800`",
+        "The same of health checks (7 days)",
+    ),
+    setting(
+        "TOYGRES_RETENTION_EVENTS_SECONDS",
+        "`34560000`",
+        "The same of events (400 days)",
+    ),
+    setting(
+        "TOYGRES_RETENTION_OPERATIONS_SECONDS",
+        "`34560000`",
+        "The same of operations that have ended (400 days)",
+    ),
+    setting(
+        "TOYGRES_RETENTION_IDEMPOTENCY_KEYS_SECONDS",
+        "`86400`",
+        "How long a request with an `Idempotency-Key` can be repeated without being done again (a day)",
+    ),
+    setting(
         "KUBECONFIG",
         "`~/.kube/config`, else the pod's service account",
         "The way to the cluster",
