@@ -50,7 +50,7 @@ impl EngineClient {
         self.store.clock_seen(ahead_ms);
     }
 
-    /// Whether this machine's clock keeps this process from taking work.
+    /// Whether this machine's clock lets this process take work.
     #[must_use]
     pub fn clock_fits(&self) -> bool {
         self.store.clock_fits()

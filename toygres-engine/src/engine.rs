@@ -195,3 +195,16 @@ impl Running {
         self.workers.tell_last();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_shows_soon_and_history_is_never_counted() {
+        let options = EngineConfig::new(Secret::new(String::new())).runtime_options();
+        assert_eq!(options.orchestrator_lock_timeout, Duration::from_secs(5));
+        assert_eq!(options.worker_lock_timeout, Duration::from_secs(10));
+        assert!(options.observability.gauge_poll_interval > Duration::from_secs(24 * 60 * 60));
+    }
+}

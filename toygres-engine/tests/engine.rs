@@ -9,10 +9,12 @@ mod common;
 
 use common::Bench;
 use common::work::{self, Plan, Planned, Task};
+use duroxide::ErrorDetails;
+use duroxide::providers::{ExecutionMetadata, Provider, ProviderError, TagFilter, WorkItem};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use toygres_engine::store::Guards;
+use toygres_engine::store::{Guards, Store};
 use toygres_engine::{
     Engine, EngineConfig, EngineStatus, FailureClass, MAX_PAYLOAD_BYTES, PrunePolicy, Pruned,
 };
@@ -120,6 +122,77 @@ async fn payloads_have_a_limit_both_ways() {
 }
 
 #[tokio::test]
+async fn the_store_alone_keeps_payloads_beyond_the_limit_out() {
+    let bare = common::bare_provider(&common::fresh_database().await).await;
+    let store = Store::new(bare, Guards::all(), LIMIT);
+    let beyond = "x".repeat(MAX_PAYLOAD_BYTES + 1);
+    let refused = |answer: Result<(), ProviderError>| {
+        let error = answer.unwrap_err();
+        assert!(error.message.starts_with("payload too large"), "{error}");
+    };
+    let start = |input: &str| WorkItem::StartOrchestration {
+        instance: "o".to_owned(),
+        orchestration: "x".to_owned(),
+        input: input.to_owned(),
+        version: None,
+        parent_instance: None,
+        parent_id: None,
+        parent_execution_id: None,
+        execution_id: 1,
+    };
+    let activity = |input: &str| WorkItem::ActivityExecute {
+        instance: "o".to_owned(),
+        execution_id: 1,
+        id: 1,
+        name: "x".to_owned(),
+        input: input.to_owned(),
+        session_id: None,
+        tag: None,
+    };
+    refused(store.enqueue_for_orchestrator(start(&beyond), None).await);
+    refused(store.enqueue_for_worker(activity(&beyond)).await);
+
+    store.enqueue_for_orchestrator(start(""), None).await.unwrap();
+    let turn = store.fetch_orchestration_item(LIMIT, LIMIT, None).await;
+    let (_, turn, _) = turn.unwrap().unwrap();
+    let ack = |item, output: Option<&str>| {
+        let metadata = ExecutionMetadata {
+            status: Some("Running".to_owned()),
+            output: output.map(str::to_owned),
+            orchestration_name: Some("x".to_owned()),
+            orchestration_version: Some("1.0.0".to_owned()),
+            ..ExecutionMetadata::default()
+        };
+        store.ack_orchestration_item(&turn, 1, Vec::new(), vec![item], Vec::new(), metadata, Vec::new())
+    };
+    refused(ack(activity(&beyond), None).await);
+    refused(ack(activity(""), Some(&beyond)).await);
+    ack(activity(""), None).await.unwrap();
+
+    // Refused, it would be run again and again.
+    let run = store
+        .fetch_work_item(LIMIT, LIMIT, None, &TagFilter::default())
+        .await;
+    let (_, run, _) = run.unwrap().unwrap();
+    let completed = WorkItem::ActivityCompleted {
+        instance: "o".to_owned(),
+        execution_id: 1,
+        id: 1,
+        result: beyond.clone(),
+    };
+    store.ack_work_item(&run, Some(completed)).await.unwrap();
+    let turn = store.fetch_orchestration_item(LIMIT, LIMIT, None).await;
+    let (item, ..) = turn.unwrap().unwrap();
+    let [WorkItem::ActivityFailed { details, .. }] = &item.messages[..] else {
+        panic!("{:?}", item.messages);
+    };
+    let ErrorDetails::Application { message, .. } = details else {
+        panic!("{details:?}");
+    };
+    assert!(message.contains("\"payload_too_large\""), "{message}");
+}
+
+#[tokio::test]
 async fn starts_are_idempotent_and_statuses_are_told_by_one_query() {
     let bench = Bench::new(Guards::all()).await;
     let client = bench.engine.client();
@@ -180,6 +253,76 @@ async fn wake_ups_wake_and_ten_cause_one_round() {
     })
     .await;
     assert_eq!(bench.world.runs().len(), 2);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn more_wake_ups_than_a_turn_can_take_fail_nothing() {
+    let bench = Bench::new(Guards::all()).await;
+    let client = bench.engine.client();
+    bench.start("o", Plan::Woken { times: 1 }).await;
+    wait_for("the wait", LIMIT, || async {
+        (bench.count("history").await > 2).then_some(())
+    })
+    .await;
+    bench.running.shutdown(Duration::from_millis(200)).await;
+    for _ in 0..150 {
+        client.wake("o").await.unwrap();
+    }
+    let config = common::config(&bench.url, Guards::all());
+    let other = Engine::connect(config, common::pool(&bench.url)).await.unwrap();
+    let running = other
+        .start(work::activities(&bench.world), work::orchestrations())
+        .await;
+    let end = other.client().wait::<Planned>("o", LIMIT).await.unwrap();
+    assert_eq!(end.unwrap(), "woken");
+    assert_eq!(bench.world.runs(), [1]);
+    running.shutdown(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_away_starts_wakes_and_takes_nothing() {
+    const SOON: Plan = Plan::Timer { ms: 1 };
+    let bench = Bench::with(Guards::all(), |config| {
+        config.fallback_poll = Duration::from_millis(100)
+    })
+    .await;
+    let client = bench.engine.client();
+    client.clock_seen(3_600_000);
+    let start = client.start::<Planned>("o", SOON).await.unwrap_err();
+    let wake = client.wake("o").await.unwrap_err();
+    let refused = "database_unavailable";
+    assert_eq!((start.code(), wake.code()), (refused, refused));
+    assert_eq!(bench.count("orchestrator_queue").await, 0);
+
+    // Another process, whose clock is right.
+    let config = common::config(&bench.url, Guards::all());
+    let other = Engine::connect(config, common::pool(&bench.url)).await.unwrap();
+    other.client().start::<Planned>("late", SOON).await.unwrap();
+    let (looks, begin) = (bench.store.fetches.load(Ordering::SeqCst), Instant::now());
+    wait_for("a look", LIMIT, || async {
+        (client.since_last_fetch() < begin.elapsed()).then_some(())
+    })
+    .await;
+    assert_eq!(bench.store.fetches.load(Ordering::SeqCst), looks);
+    let ids = ["late".to_owned()];
+    assert_eq!(
+        client.statuses(&ids).await.unwrap()["late"],
+        EngineStatus::Running
+    );
+
+    // As if its clock had been an hour ahead.
+    sqlx::query("update duroxide.orchestrator_queue set visible_at = visible_at + interval '1 hour'")
+        .execute(&common::pool(&bench.url))
+        .await
+        .unwrap();
+    assert!(client.statuses(&ids).await.unwrap().is_empty());
+
+    client.clock_seen(0);
+    client.wake("o").await.unwrap();
+    for id in ["o", "late"] {
+        assert_eq!(bench.run(id, SOON).await.unwrap(), "rung");
+    }
     bench.stop().await;
 }
 

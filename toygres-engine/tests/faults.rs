@@ -8,12 +8,13 @@
 mod common;
 
 use common::Bench;
-use common::faulty::terminated;
+use common::faulty::{Faulty, terminated};
 use common::work::{Plan, Task};
-use duroxide::providers::{ProviderError, WorkItem};
+use duroxide::providers::{Provider, ProviderError, WorkItem};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use toygres_engine::store::Guards;
+use toygres_engine::store::{Guards, Store};
 use toygres_engine::{EngineStatus, FailureClass};
 use toygres_testing::wait_for;
 
@@ -218,6 +219,24 @@ async fn a_child_that_ends_without_a_word_does_not_hang_its_parent() {
 }
 
 #[tokio::test]
+async fn a_child_that_was_never_started_does_not_hang_its_parent() {
+    let bench = Bench::new(Guards::all()).await;
+    bench
+        .store
+        .lose(|item| matches!(item, WorkItem::StartOrchestration { .. }));
+    let failure = bench
+        .failure("p", child("c", 10, Plan::Tasks(vec![Task::Nothing])))
+        .await;
+    assert_eq!(failure.code, "child_lost");
+    // A start that is only late is waited for.
+    let asked = bench
+        .count("history where event_data like '%::child-status%'")
+        .await;
+    assert!(asked > 10, "given up after {asked} questions");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn without_asking_the_parent_hangs() {
     let bench = Bench::new(Guards::all()).await;
     bench
@@ -275,4 +294,22 @@ async fn without_the_guard_an_activity_that_is_given_up_fails_the_orchestration(
     give_up_unknown(&bench).await;
     assert_eq!(bench.end("o").await.unwrap_err().code, "poisoned");
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_fails_is_made_again_by_and_by() {
+    let second = Duration::from_secs(1);
+    let faulty = Faulty::new(common::bare_provider(&common::fresh_database().await).await);
+    let looks = AtomicU32::new(0);
+    faulty.fail_before(move |_| {
+        assert!(looks.fetch_add(1, Ordering::SeqCst) < 6, "looks at every moment");
+        Some(terminated())
+    });
+    let inner = Arc::clone(&faulty) as Arc<dyn Provider>;
+    let store = Store::new(inner, Guards::all(), LIMIT);
+    let begin = Instant::now();
+    let found = store.fetch_orchestration_item(second, second, None).await;
+    assert!(found.unwrap().is_none());
+    assert!(begin.elapsed() >= second, "{:?}", begin.elapsed());
+    assert!(faulty.fetches.load(Ordering::SeqCst) > 1);
 }

@@ -118,3 +118,87 @@ fn application(failure: &Failure, kind: AppErrorKind) -> ErrorDetails {
         retryable: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::MAX_PAYLOAD_BYTES;
+    use crate::store::{Verdict, verdict};
+
+    fn items(payload: &str) -> [WorkItem; 7] {
+        let [instance, name, payload] = ["o", "x", payload].map(str::to_owned);
+        [
+            WorkItem::StartOrchestration {
+                instance: instance.clone(),
+                orchestration: name.clone(),
+                input: payload.clone(),
+                version: None,
+                parent_instance: None,
+                parent_id: None,
+                parent_execution_id: None,
+                execution_id: 1,
+            },
+            WorkItem::ActivityExecute {
+                instance: instance.clone(),
+                execution_id: 1,
+                id: 1,
+                name: name.clone(),
+                input: payload.clone(),
+                session_id: None,
+                tag: None,
+            },
+            WorkItem::ActivityCompleted {
+                instance: instance.clone(),
+                execution_id: 1,
+                id: 1,
+                result: payload.clone(),
+            },
+            WorkItem::ExternalRaised {
+                instance: instance.clone(),
+                name: name.clone(),
+                data: payload.clone(),
+            },
+            WorkItem::SubOrchCompleted {
+                parent_instance: instance.clone(),
+                parent_execution_id: 1,
+                parent_id: 1,
+                result: payload.clone(),
+            },
+            WorkItem::QueueMessage {
+                instance: instance.clone(),
+                name: name.clone(),
+                data: payload.clone(),
+            },
+            WorkItem::ContinueAsNew {
+                instance,
+                orchestration: name,
+                input: payload,
+                version: None,
+                parent_instance: None,
+                parent_id: None,
+                parent_execution_id: None,
+                carry_forward_events: Vec::new(),
+                initial_custom_status: None,
+            },
+        ]
+    }
+
+    #[test]
+    fn payloads_beyond_the_limit_are_refused() {
+        let fits = "x".repeat(MAX_PAYLOAD_BYTES);
+        let beyond = format!("{fits}x");
+        for item in items(&fits) {
+            check("test", &item).unwrap();
+        }
+        let metadata = ExecutionMetadata {
+            output: Some(beyond.clone()),
+            ..ExecutionMetadata::default()
+        };
+        let refused = items(&beyond).map(|item| check("test", &item));
+        for refused in refused.into_iter().chain([check_metadata("test", &metadata)]) {
+            let error = refused.unwrap_err();
+            assert_eq!(verdict(&error), Verdict::Permanent, "{error}");
+            assert!(error.message.starts_with(TOO_LARGE), "{error}");
+        }
+    }
+}
