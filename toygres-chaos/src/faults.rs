@@ -15,6 +15,8 @@ const PLAN: &str = "faults.json";
 const HITS: &str = "hits";
 /// Bears the name of each activity that was run.
 const RUN: &str = "run";
+/// Bears a line for each time that the code of an orchestration was run.
+const TURNS: &str = "turns";
 /// Bears the id of the orchestration whose code panics when it is run the next time.
 const PANIC: &str = "panic";
 
@@ -145,6 +147,12 @@ impl Faults {
         !directory.join(PANIC).exists()
     }
 
+    /// How often the code of an orchestration was run.
+    #[must_use]
+    pub fn turns(directory: &Path) -> usize {
+        std::fs::read_to_string(directory.join(TURNS)).map_or(0, |run| run.lines().count())
+    }
+
     /// How many activities were run.
     #[must_use]
     pub fn activities_run(directory: &Path) -> usize {
@@ -246,6 +254,7 @@ impl Interceptor for Faults {
     }
 
     fn turn(&self, id: &str) {
+        append(&self.directory.join(TURNS), id);
         let file = self.directory.join(PANIC);
         // Once: who takes the file away panics.
         let planned = std::fs::read_to_string(&file).is_ok_and(|planned| planned == id);

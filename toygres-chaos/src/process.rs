@@ -240,6 +240,12 @@ impl ServerProcess {
         Faults::activities_run(&self.faults)
     }
 
+    /// How often it has run the code of an orchestration.
+    #[must_use]
+    pub fn turns(&self) -> usize {
+        Faults::turns(&self.faults)
+    }
+
     /// Has it stop itself, as by SIGSTOP, when it is just about to make an instance on the shared platform.
     pub fn stop_before_making(&self) {
         let directory = Self::shared_directory(self.home());

@@ -190,11 +190,13 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
         (Damage::Cancelled, true),
         (Damage::Panicked, true),
         (Damage::Unreadable, true),
+        (Damage::Poisoned, true),
         (Damage::Forgotten, true),
         (Damage::Cancelled, false),
         (Damage::Panicked, false),
         (Damage::Unreadable, false),
         (Damage::Poisoned, false),
+        (Damage::Forgotten, false),
     ];
     for (damage, actor) in damages {
         let what = damage.words();
@@ -261,10 +263,13 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
         (Damage::Cancelled, true),
         (Damage::Panicked, true),
         (Damage::Unreadable, true),
+        (Damage::Poisoned, true),
         (Damage::Forgotten, true),
         (Damage::Cancelled, false),
         (Damage::Panicked, false),
         (Damage::Unreadable, false),
+        (Damage::Poisoned, false),
+        (Damage::Forgotten, false),
     ];
     for (number, (damage, actor)) in damages.into_iter().enumerate() {
         let what = damage.words();

@@ -86,6 +86,11 @@ impl Scene {
         load.create("after").await;
         let recovery = well.elapsed();
         before.await.expect("every life");
+        assert_eq!(
+            load.unanswered.load(Ordering::SeqCst),
+            0,
+            "{fault}: requests without an answer"
+        );
         assert!(
             recovery < RECOVERY + usual,
             "{fault}: it took {recovery:?} to recover, and {usual:?} without a fault"

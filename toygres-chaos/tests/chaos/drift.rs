@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use toygres_chaos::{Account, Effect, Fault, ServerProcess, SharedPlatform};
 use toygres_models::InstanceId;
 use toygres_models::instances::InstanceAccepted;
@@ -15,18 +15,27 @@ use toygres_models::server::Drift;
 use toygres_testing::{TestPostgres, server_programs, wait_for};
 
 const ALWAYS: u32 = u32::MAX;
+/// Six periods of the sweeper.
+const SOON: Duration = Duration::from_secs(30);
 
 async fn drift(server: &ServerProcess) -> Vec<Drift> {
     serde_json::from_value(server.get("/api/server/drift").await).unwrap()
 }
 
-/// Waits until there is a finding of this kind about the instance.
+/// Waits until there is a finding of this kind about the instance, which takes no more than a few sweeps.
 async fn found(server: &ServerProcess, kind: &str, id: InstanceId) -> Drift {
-    wait_for(&format!("{kind} of {id}"), PATIENCE, || async {
+    let begun = Instant::now();
+    let finding = wait_for(&format!("{kind} of {id}"), PATIENCE, || async {
         let mut drift = drift(server).await.into_iter();
         drift.find(|drift| drift.kind == kind && drift.instance_id == Some(id))
     })
-    .await
+    .await;
+    assert!(
+        begun.elapsed() < SOON,
+        "{kind} of {id}: found after {:?}",
+        begun.elapsed()
+    );
+    finding
 }
 
 async fn no_drift(server: &ServerProcess) {

@@ -84,6 +84,11 @@ impl Fleet {
         let lives = i64::try_from(lives).unwrap();
         assert_eq!(self.count(succeeded).await, 2 * lives);
         assert_eq!(self.count("select count(*) from cms.operations").await, 2 * lives);
+        self.clean().await;
+    }
+
+    /// Nothing failed in the engine, nothing was made twice, and nothing is left.
+    pub(crate) async fn clean(&self) {
         let failed = "select count(*) from duroxide.executions where status = 'Failed'";
         assert_eq!(self.count(failed).await, 0, "orchestrations failed");
         let directory = ServerProcess::shared_directory(self.home.path());
