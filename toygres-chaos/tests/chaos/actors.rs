@@ -185,7 +185,8 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
     let fleet = Fleet::start(&["all"]).await;
     let server = &fleet.servers[0];
     let load = fleet.load(&[0]);
-    // What happens to the actor, or to its child that creates, while the create waits.
+    // What happens to the actor, or to its child that creates, while the create waits. The engine deletes no child of a
+    // parent that lives.
     let damages = [
         (Damage::Cancelled, true),
         (Damage::Panicked, true),
@@ -196,7 +197,6 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
         (Damage::Panicked, false),
         (Damage::Unreadable, false),
         (Damage::Poisoned, false),
-        (Damage::Forgotten, false),
     ];
     for (damage, actor) in damages {
         let what = damage.words();
@@ -269,7 +269,6 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
         (Damage::Panicked, false),
         (Damage::Unreadable, false),
         (Damage::Poisoned, false),
-        (Damage::Forgotten, false),
     ];
     for (number, (damage, actor)) in damages.into_iter().enumerate() {
         let what = damage.words();
