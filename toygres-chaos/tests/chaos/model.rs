@@ -278,11 +278,8 @@ async fn ask(load: &Load, model: &mut Model, number: usize, request: &Request, d
         }
         Request::CreateMany(count) => {
             let body = json!({ "base_name": "name", "count": count, "password": "chaos-secret" });
-            let (status, results) = load
-                .ask(Method::POST, "/api/instances/bulk", Some(&key), Some(&body))
-                .await;
-            assert_eq!(status, StatusCode::OK, "{results}");
-            for (name, result) in (1..=*count).zip(results.as_array().unwrap()) {
+            let results = answers(load, "/api/instances/bulk", Some(&key), &body).await;
+            for (name, result) in (1..=*count).zip(&results) {
                 let status =
                     StatusCode::from_u16(u16::try_from(result["status"].as_u64().unwrap()).unwrap()).unwrap();
                 match status {
@@ -302,11 +299,8 @@ async fn ask(load: &Load, model: &mut Model, number: usize, request: &Request, d
         }
         Request::DeleteMany(names) => {
             let body = json!({ "names": names.iter().map(|name| name_of(*name)).collect::<Vec<_>>() });
-            let (status, results) = load
-                .ask(Method::POST, "/api/instances/bulk/delete", None, Some(&body))
-                .await;
-            assert_eq!(status, StatusCode::OK, "{results}");
-            for (name, result) in names.iter().zip(results.as_array().unwrap()) {
+            let results = answers(load, "/api/instances/bulk/delete", None, &body).await;
+            for (name, result) in names.iter().zip(&results) {
                 let status =
                     StatusCode::from_u16(u16::try_from(result["status"].as_u64().unwrap()).unwrap()).unwrap();
                 let body = match status {
@@ -325,6 +319,18 @@ async fn ask(load: &Load, model: &mut Model, number: usize, request: &Request, d
             changed(load, model, *name, &body, |promised| promised.protected = *on).await;
         }
     }
+}
+
+/// What is answered for each of many, once none is answered that it can't be done now.
+async fn answers(load: &Load, path: &str, key: Option<&str>, body: &Value) -> Vec<Value> {
+    wait_for("an answer for each", PATIENCE, || async {
+        let (status, results) = load.ask(Method::POST, path, key, Some(body)).await;
+        assert_eq!(status, StatusCode::OK, "{results}");
+        let results = results.as_array().unwrap();
+        let all = results.iter().all(|result| result["status"] != 503);
+        all.then(|| results.clone())
+    })
+    .await
 }
 
 async fn created<F: Future<Output = (StatusCode, Value)>>(
