@@ -67,7 +67,9 @@ while read -r command; do
     esac
     echo ok
 done
-kill -QUIT "$pid"; wait "$pid"; rm -rf "$DIR"
+# What has only just been started does not hear it yet.
+while kill -QUIT "$pid" 2>/dev/null; do sleep 0.1; done
+rm -rf "$DIR"
 "#;
 
 /// Its working directory is its data.
@@ -261,6 +263,18 @@ impl TestDatabase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_test_server_that_is_just_being_started_ends_too() {
+        for _ in 0..5 {
+            let server = TestPostgres::start().await;
+            let directory = server.directory.clone();
+            server.crash();
+            server.tell("start");
+            drop(server);
+            assert!(!directory.exists());
+        }
+    }
 
     #[tokio::test]
     async fn a_test_server_stops_starts_and_leaves_nothing() {
