@@ -111,7 +111,8 @@ $(rows)
 
 Faults of a platform's own (a full disk, a port that is taken, an API server that lies) are injected by the tests of
 toygres-platform, those of the orchestration store by the tests of toygres-engine, each beside a test that fails without
-the guard. Every parser is given any text by its crate's tests, and by \`scripts/fuzz.sh\`. On a Kubernetes cluster, \`scripts/e2e-kubernetes.sh\` kills pods and the server itself, and has the API server lie.
+the guard. Parsers are given any text by their crates' tests, and by \`scripts/fuzz.sh\`. On a Kubernetes cluster,
+\`scripts/e2e-kubernetes.sh\` kills pods, has toygres stop and roll, and has the API server lie.
 
 ## What is not shown
 
