@@ -389,7 +389,7 @@ async fn what_a_tenant_started_or_put_there_stops_nothing() {
     let instance = spec.reference();
     let (endpoint, _) = settled(&local, &spec).await;
     let mut connection = connect(&local, &endpoint, PASSWORD).await.unwrap();
-    let program = "copy (select 1) to program 'setsid sleep 1000 >/dev/null 2>&1 &'";
+    let program = "copy (select 1) to program 'cat >/dev/null; setsid sleep 1000 >/dev/null 2>&1 &'";
     sqlx::query(program).execute(&mut connection).await.unwrap();
     drop(connection);
     local.kill_server(&instance).await;
