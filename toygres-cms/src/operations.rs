@@ -347,13 +347,17 @@ pub(crate) async fn end(
             .bind(steps.as_str()),
         )
         .await?;
-    let removed = sqlx::query(
+    let alarms = sqlx::query(
         "update cms.drift_findings set resolved_at = now() \
          where instance_id = (select instance_id from cms.operations where id = $1) \
-         and source = 'actor' and kind = $2 and resolved_at is null",
+         and source = 'actor' and kind = any($2) and resolved_at is null",
     );
     fenced
-        .execute(removed.bind(id.0).bind(drift::REMOVAL_STUCK))
+        .execute(
+            alarms
+                .bind(id.0)
+                .bind([drift::REMOVAL_STUCK, drift::OPERATION_OVERDUE]),
+        )
         .await?;
     Ok(operation)
 }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use std::collections::HashMap;
 use std::time::Duration;
 use toygres_models::instances::InstanceState;
-use toygres_models::{InstanceId, Result};
+use toygres_models::{InstanceId, Result, drift};
 use uuid::Uuid;
 
 /// An instance that needs a living actor.
@@ -168,6 +168,40 @@ impl Cms {
         .bind(asked.map(|origin| &origin.actor))
         .bind(asked.and_then(Origin::trace_id))
         .fetch_optional(&self.pool)
+        .await
+        .map_err(database)
+    }
+
+    /// Records that operations have not ended although they were asked for so long ago: an alarm, and an event, until they
+    /// do. Gives the messages of the new alarms.
+    ///
+    /// # Errors
+    /// See the crate.
+    pub async fn record_overdue(&self, after: Duration) -> Result<Vec<(InstanceId, String)>> {
+        // An operation that somebody is just writing to, as its end does, is left for the next time: once it is locked
+        // its end waits, and then ends the alarm.
+        sqlx::query(
+            "with overdue as ( \
+                 select instance_id, id, kind, requested_at from cms.operations \
+                 where state in ('pending', 'running') and requested_at < now() - make_interval(secs => $1) \
+                 for no key update skip locked), \
+             alarms as ( \
+                 insert into cms.drift_findings (source, kind, object, instance_id, message) \
+                 select distinct on (instance_id) 'actor', $2, instance_id, instance_id, \
+                     format('the %s %s was asked for at %s and has not ended', kind, id, \
+                         to_char(requested_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')) \
+                 from overdue order by instance_id, requested_at \
+                 on conflict (source, kind, object) where resolved_at is null do nothing \
+                 returning instance_id, message) \
+             insert into cms.instance_events (instance_id, operation_id, kind, message) \
+             select instance_id, (select id from overdue where instance_id = alarms.instance_id \
+                 order by requested_at limit 1), $3, message from alarms returning instance_id, message",
+        )
+        .bind(after.as_secs_f64())
+        .bind(drift::OPERATION_OVERDUE)
+        .bind(EventKind::Alarm.as_str())
+        .try_map(|row: PgRow| Ok((InstanceId(row.try_get("instance_id")?), row.try_get("message")?)))
+        .fetch_all(&self.pool)
         .await
         .map_err(database)
     }

@@ -11,6 +11,8 @@ pub const FAILED_WITH_DATA: &str = "failed_with_data";
 pub const LEFTOVER_STUCK: &str = "leftover_stuck";
 /// An instance that is being removed, and can't be.
 pub const REMOVAL_STUCK: &str = "removal_stuck";
+/// An operation that has not ended long after it should have.
+pub const OPERATION_OVERDUE: &str = "operation_overdue";
 
 /// What to do about a difference of this sort, for people. `has_owner`: it says whose it is.
 #[must_use]
@@ -23,6 +25,9 @@ pub fn remedy(kind: &str, has_owner: bool) -> &'static str {
         FAILED_WITH_DATA => {
             "`toygres operations ID --retry` with the failed create takes the data up again; `toygres delete` with \
              the instance's id removes it"
+        }
+        OPERATION_OVERDUE => {
+            "`toygres server logs` says what its steps fail with; it is tried again by itself once that is put right"
         }
         LEFTOVER_STUCK | REMOVAL_STUCK => {
             "put right what is in the way; it is tried again by itself every few seconds"

@@ -30,7 +30,8 @@ const OBSERVE_PERIOD: Duration = Duration::from_secs(10);
 pub(crate) struct Sweeper {
     service: Arc<Service>,
     holder: uuid::Uuid,
-    /// An actor whose instance shows no progress for so long is replaced.
+    /// An actor whose instance shows no progress for so long is replaced, and an operation that takes as long is an
+    /// alarm.
     stalled_after: Duration,
     pruning: Pruning,
     pruned: Option<Instant>,
@@ -106,6 +107,9 @@ impl Sweeper {
             self.observed = Some(Instant::now());
         }
         self.actors().await?;
+        for (instance_id, message) in self.service.cms.record_overdue(self.stalled_after).await? {
+            tracing::error!(%instance_id, "{message}");
+        }
         if self.pruned.is_none_or(|at| at.elapsed() >= self.pruning.interval) {
             self.service.engine.prune(&self.pruning.history).await?;
             self.service.cms.prune(&self.pruning.rows).await?;

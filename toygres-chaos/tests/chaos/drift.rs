@@ -425,6 +425,53 @@ async fn a_removal_that_fails_for_good_is_an_alarm_until_it_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_can_not_even_begin_is_an_alarm_until_it_does() {
+    let postgres = TestPostgres::start().await;
+    let refused = [("cms-load-intent", false), ("cms-begin-operation", true)];
+    let refusals = refused.map(async |(activity, of_operation)| {
+        let mut account = Account::new("drift", format!("{activity} of a deletion fails for good"));
+        let server = quick_server(&postgres, Vec::new()).await;
+        created(&server, "kept-waiting").await;
+        server.plan(Some(&Fault {
+            of_operation,
+            ..Fault::before_step(activity, Effect::Fatal, ALWAYS)
+        }));
+        let deleted = server.request_delete("kept-waiting").await;
+        let (id, operation_id) = (deleted.instance.id, deleted.operation.id);
+        wait_for("it to fail", PATIENCE, || async {
+            (server.hits() >= 2).then_some(())
+        })
+        .await;
+        assert_eq!(drift(&server).await, []);
+        // As if it had been asked for long ago.
+        let asked =
+            "update cms.operations set requested_at = now() - interval '1 hour' where kind = 'delete'";
+        let mut connection = PgConnection::connect(server.database_url()).await.unwrap();
+        sqlx::raw_sql(asked).execute(&mut connection).await.unwrap();
+        let finding = found(&server, "operation_overdue", id).await;
+        account.injected(1);
+        assert!(
+            finding
+                .message
+                .starts_with(&format!("the delete {operation_id} was asked for at")),
+            "{finding:?}"
+        );
+        let events = server.get(&format!("/api/instances/{id}/events")).await;
+        assert_eq!(
+            events.as_array().unwrap().last().unwrap()["message"],
+            finding.message
+        );
+        server.plan(None);
+        let begun = Instant::now();
+        let deleted = server.ended(&deleted).await;
+        assert_eq!((deleted.state, deleted.error), (OperationState::Succeeded, None));
+        no_drift(&server).await;
+        account.recovered(begun.elapsed());
+    });
+    futures_util::future::join_all(refusals).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_leftover_that_cannot_be_removed_hides_nothing_else() {
     let mut account = Account::new("drift", "what is left of a deleted instance can't be removed");
     let postgres = TestPostgres::start().await;

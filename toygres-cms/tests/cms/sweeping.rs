@@ -126,6 +126,54 @@ async fn actors_are_wanted_for_what_has_not_ended() {
 }
 
 #[tokio::test]
+async fn an_operation_that_does_not_end_is_one_alarm_until_it_does() {
+    let fixture = Fixture::start().await;
+    let cms = &fixture.cms;
+    let hour = Duration::from_secs(3600);
+    let late = fixture.create("late").await;
+    let running = fixture.create_running("leaving").await;
+    let leaving = fixture.request_delete(running.instance.id).await;
+    fixture.create("young").await;
+    assert!(cms.record_overdue(hour).await.unwrap().is_empty());
+    fixture
+        .execute(
+            "update cms.operations set requested_at = now() - interval '2 hours' where instance_id in \
+             (select id from cms.instances where name <> 'young')",
+        )
+        .await;
+    let mut said = cms.record_overdue(hour).await.unwrap();
+    said.sort_by_key(|(id, _)| *id != late.instance.id);
+    for ((id, message), (scope, kind)) in said.iter().zip([(late.scope, "create"), (leaving, "delete")]) {
+        assert_eq!(*id, scope.instance_id);
+        let operation_id = scope.operation_id.unwrap();
+        assert!(
+            message.starts_with(&format!("the {kind} {operation_id} was asked for at 20")),
+            "{message}"
+        );
+        assert_eq!(
+            fixture.events(*id).await.last().map(String::as_str),
+            Some("alarm")
+        );
+    }
+    assert_eq!(said.len(), 2);
+    assert!(cms.record_overdue(hour).await.unwrap().is_empty(), "said twice");
+    let drift = cms.list_drift().await.unwrap();
+    assert!(
+        drift
+            .iter()
+            .all(|drift| drift.kind == "operation_overdue" && !drift.fixable),
+        "{drift:?}"
+    );
+    assert_eq!(drift.len(), 2);
+
+    cms.record_failed(&late.scope, &error()).await.unwrap();
+    assert_eq!(cms.list_drift().await.unwrap().len(), 1);
+    cms.record_deleted(&leaving).await.unwrap();
+    assert!(cms.list_drift().await.unwrap().is_empty());
+    assert!(cms.record_overdue(hour).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn an_actor_is_replaced_by_one_sweeper_only() {
     let fixture = Fixture::start().await;
     let fresh = fixture.create("demo").await;
