@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -31,6 +31,8 @@ struct Ledger {
     acknowledged: Mutex<BTreeSet<i64>>,
     /// Answers on connections that had none before.
     reached: AtomicU64,
+    /// Clients whose connection has had one.
+    writing: AtomicUsize,
     enough: AtomicBool,
 }
 
@@ -74,6 +76,14 @@ impl Written {
 
     fn reached(&self) -> u64 {
         self.ledger.reached.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all its clients write: who connects again from then on has lost a connection since.
+    async fn settled(&self) {
+        wait_for("all clients to write", PATIENCE, || async {
+            (self.ledger.writing.load(Ordering::Relaxed) == CLIENTS).then_some(())
+        })
+        .await;
     }
 
     /// Waits until a client that had to connect again since this was reached has stored a number.
@@ -154,8 +164,12 @@ async fn write(url: String, ledger: Arc<Ledger>) {
             };
             ledger.acknowledged.lock().unwrap().insert(number);
             if std::mem::take(&mut is_first) {
+                ledger.writing.fetch_add(1, Ordering::Relaxed);
                 ledger.reached.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        if !is_first {
+            ledger.writing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -285,6 +299,9 @@ async fn every_acknowledged_number_is_there_once() {
         let mut order: Vec<usize> = (0..STRIKES.len()).collect();
         order.shuffle(&mut random);
         for at in order {
+            for instance in &instances {
+                instance.settled().await;
+            }
             let victim = instances.choose(&mut random).unwrap();
             let before: Vec<u64> = instances.iter().map(Written::reached).collect();
             let reached = victim.reached();

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::{Operation, OperationState};
 
+/// Longer than the server takes for any answer, so that no answer at all is the server's doing.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// What clients do with a database service, and what became of it.
 pub(crate) struct Load {
     /// The servers that are asked, in turn.
@@ -47,7 +50,7 @@ impl Load {
             let mut request = self
                 .client
                 .request(method.clone(), format!("{url}{path}"))
-                .timeout(Duration::from_secs(15));
+                .timeout(SILENCE);
             if let Some(key) = key {
                 request = request.header("idempotency-key", key);
             }
