@@ -459,7 +459,23 @@ async fn work_of_earlier_versions_goes_on_from_every_point() {
                 .map(|recorded| (version.clone(), recorded)),
         );
     }
-    assert!(points.len() > 20, "there are only {}", points.len());
+    for name in toygres_activities::NAMES {
+        let called = points.iter().any(|(_, recorded)| recorded.point.contains(name));
+        assert!(called, "{name} is new: record the histories of this version");
+    }
+    let under_way: BTreeSet<&str> = points
+        .iter()
+        .flat_map(|(_, recorded)| &recorded.rows["instances"])
+        .filter_map(|row| row["orchestration_name"].as_str())
+        .collect();
+    let registry = toygres_orchestrations::registry();
+    for name in registry.names() {
+        let (name, _) = name.rsplit_once('@').unwrap();
+        assert!(
+            under_way.contains(name),
+            "{name} is new: record the histories of this version"
+        );
+    }
     // Each with a database of its own: the points of a story are of the same instance.
     let played = stream::iter(points.into_iter().map(async |(version, recorded)| {
         let stage = Stage::new().await;
@@ -491,6 +507,11 @@ async fn record_the_histories_of_this_version() {
     stage.nothing_else_failed().await;
     running.shutdown(Duration::from_secs(1)).await;
     std::fs::create_dir_all(histories()).unwrap();
-    let file = histories().join(concat!(env!("CARGO_PKG_VERSION"), ".jsonl"));
+    // What an earlier state of the same version wrote is kept: there may be servers of it.
+    let mut files = (1..).map(|number| format!("{}-{number}.jsonl", env!("CARGO_PKG_VERSION")));
+    let mut file = histories().join(concat!(env!("CARGO_PKG_VERSION"), ".jsonl"));
+    while file.exists() {
+        file = histories().join(files.next().unwrap());
+    }
     std::fs::write(file, lines).unwrap();
 }
