@@ -325,38 +325,102 @@ async fn a_rolling_restart_under_load_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_sweeps_at_a_time_and_another_takes_over() {
-    let mut account = Account::new("servers", "the one of three that sweeps killed");
-    let mut fleet = Fleet::start(&["all", "all", "all"]).await;
-    let holder = "select holder::text || ' ' || (expires_at > clock_timestamp())::text from cms.leases where name = 'sweeper'";
-    let asked = |fleet: &Fleet| {
-        let url = fleet.database_url.clone();
-        async move {
-            let mut connection = PgConnection::connect(&url).await.unwrap();
-            let found: Option<String> = sqlx::query_scalar(holder)
-                .fetch_optional(&mut connection)
-                .await
-                .unwrap();
-            found
-        }
-    };
-    let first = wait_for("a sweeper", PATIENCE, || asked(&fleet)).await;
-    assert!(first.ends_with(" true"));
-    // It keeps the lease over several sweeps of all three.
-    for _ in 0..15 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(asked(&fleet).await.as_ref(), Some(&first));
+async fn one_sweeps_and_prunes_at_a_time_and_another_takes_over() {
+    let mut fleet = Fleet::start(&[]).await;
+    for number in 0..3 {
+        let soon = |name| (name, "1".to_owned());
+        let settings = [
+            "TOYGRES_PRUNE_INTERVAL_SECONDS",
+            "TOYGRES_RETENTION_HEALTH_CHECKS_SECONDS",
+        ];
+        let options = ServerOptions {
+            database_url: format!("{}&application_name=server-{number}", fleet.database_url),
+            ..fleet.options(settings.map(soon).to_vec())
+        };
+        fleet.servers.push(ServerProcess::start(options).await);
     }
+    let who_prunes = "create table pruned (number bigint generated always as identity, server text); \
+        create function note() returns trigger language plpgsql as $$ begin \
+            insert into pruned (server) values (current_setting('application_name')); return null; end $$; \
+        create trigger note after delete on cms.health_checks for each row execute function note()";
+    sqlx::raw_sql(who_prunes)
+        .execute(&mut fleet.connect().await)
+        .await
+        .unwrap();
+    fleet.load(&[0]).create("watched").await;
+
     // The one that swept first was started first.
-    fleet.servers[0].kill();
+    let mut pruners = Vec::new();
+    let first = sweeps_alone(&fleet, None, &mut pruners).await;
+    let mut account = Account::new(
+        "servers",
+        "the one of three that sweeps stopped by SIGSTOP for longer than its lease, and continued",
+    );
+    fleet.servers[0].signal(Signal::STOP);
+    let stopped = Instant::now();
+    let second = sweeps_alone(&fleet, Some(&first), &mut pruners).await;
+    account.injected(1);
+    account.recovered(stopped.elapsed());
+    fleet.servers[0].signal(Signal::CONT);
+    // It takes up what it was about to do, and nothing after that.
+    let third = sweeps_alone(&fleet, Some(&first), &mut pruners).await;
+    assert_eq!(third, second);
+
+    let mut account = Account::new("servers", "the one of three that sweeps killed");
+    let killed = pruners.last().unwrap().strip_prefix("server-").unwrap();
+    let killed: usize = killed.parse().unwrap();
+    fleet.servers[killed].kill();
     let begun = Instant::now();
-    let next = wait_for("another sweeper", PATIENCE, || async {
-        asked(&fleet)
-            .await
-            .filter(|next| next.ends_with(" true") && *next != first)
-    })
-    .await;
+    sweeps_alone(&fleet, Some(&second), &mut pruners).await;
     account.injected(1);
     account.recovered(begun.elapsed());
-    assert_ne!(next, first);
+    let [one, two, three, four] = &pruners[..] else {
+        panic!("{pruners:?}")
+    };
+    assert_eq!(one, "server-0");
+    assert!(two != one && three == two && four != three, "{pruners:?}");
+}
+
+/// Waits until another one than `before` has the lease, and watches it over several sweeps of all: it keeps it, and only
+/// one server prunes, which is added.
+async fn sweeps_alone(fleet: &Fleet, before: Option<&String>, pruners: &mut Vec<String>) -> String {
+    let holder =
+        "select holder::text from cms.leases where name = 'sweeper' and expires_at > clock_timestamp()";
+    let mut connection = fleet.connect().await;
+    let begun = Instant::now();
+    let holds = loop {
+        let found: Option<String> = sqlx::query_scalar(holder)
+            .fetch_optional(&mut connection)
+            .await
+            .unwrap();
+        if let Some(found) = found.filter(|found| Some(found) != before) {
+            break found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody sweeps");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    // Whoever had it before may be in the midst of it once more.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pruned: i64 = sqlx::query_scalar("select coalesce(max(number), 0) from pruned")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    for _ in 0..15 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let found: Option<String> = sqlx::query_scalar(holder)
+            .fetch_optional(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(found.as_ref(), Some(&holds), "it is kept");
+    }
+    let servers: Vec<String> = sqlx::query_scalar("select distinct server from pruned where number > $1")
+        .bind(pruned)
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    let [server] = &servers[..] else {
+        panic!("{servers:?} prune")
+    };
+    pruners.push(server.clone());
+    holds
 }
