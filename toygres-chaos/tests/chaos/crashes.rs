@@ -1,9 +1,12 @@
 //! The server dies before and after every activity: what comes of it is the same as without.
 
-use crate::{CALLED, During, PATIENCE, real_server, seen};
+use crate::drift::kill_server;
+use crate::steps::{UNDO, while_undone};
+use crate::{CALLED, During, PATIENCE, quick_server, real_server, seen};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess};
 use toygres_models::operations::OperationState;
@@ -26,7 +29,7 @@ async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Valu
     server.plan(planned(During::Create));
     let created = server.create("survivor").await;
     if planned(During::Create).is_some() {
-        died = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server, 1).await);
     }
     let operation = server.ended(&created).await;
     let mut recovery = died.map(|died| died.elapsed());
@@ -38,7 +41,7 @@ async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Valu
 
     server.plan(planned(During::Watch));
     if planned(During::Watch).is_some() {
-        died = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server, 1).await);
     }
     let checks = || async {
         server
@@ -58,7 +61,7 @@ async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Valu
     server.plan(planned(During::Delete));
     let deleted = server.request_delete("survivor").await;
     if planned(During::Delete).is_some() {
-        died = Some(die_and_rise(&mut server).await);
+        died = Some(die_and_rise(&mut server, 1).await);
     }
     let operation = server.ended(&deleted).await;
     recovery = recovery.or(died.map(|died| died.elapsed()));
@@ -71,12 +74,12 @@ async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Valu
     (running, gone, recovery)
 }
 
-/// Waits until the fault has killed it, and starts it again without; when it had died.
-async fn die_and_rise(server: &mut ServerProcess) -> Instant {
+/// Waits until the last of so many faults has killed it, and starts it again without; when it had died.
+async fn die_and_rise(server: &mut ServerProcess, faults: usize) -> Instant {
     let log = server.log();
     let died = tokio::time::timeout(PATIENCE, server.exited()).await;
     let signal = died.unwrap_or_else(|_| panic!("the crash point was not reached: {}", log.display()));
-    assert_eq!((signal, server.hits()), (Some(9), 1), "it died of the fault");
+    assert_eq!((signal, server.hits()), (Some(9), faults), "it died of the fault");
     let begun = Instant::now();
     server.plan(None);
     server.start_again().await;
@@ -131,5 +134,96 @@ async fn a_crash_before_or_after_any_activity_changes_nothing() {
         assert_eq!(gone_after, gone, "{point}: as it is gone");
         account.injected(1);
         account.recovered(recovery.expect("it died"));
+    }
+}
+
+/// An instance that can't be made, and a server that dies of the fault while it undoes that; what was seen, and how long
+/// it took from its death to the end.
+async fn undone(postgres: &TestPostgres, fault: Fault) -> (Value, Option<Duration>) {
+    let mut server = quick_server(postgres, Vec::new()).await;
+    let crashes = fault.effect == Effect::Crash;
+    let faults = while_undone(fault);
+    server.plan_all(&faults);
+    let created = server.create("undone").await;
+    let died = match crashes {
+        true => Some(die_and_rise(&mut server, faults.len()).await),
+        false => None,
+    };
+    let operation = server.ended(&created).await;
+    let recovery = died.map(|died| died.elapsed());
+    assert_eq!(
+        operation.state,
+        OperationState::Failed,
+        "{faults:?}: {operation:?}"
+    );
+    assert_eq!(server.get("/api/server/drift").await, json!([]), "{faults:?}");
+    (seen(&server, created.instance.id).await, recovery)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_before_or_after_any_activity_that_undoes_a_create_changes_nothing() {
+    let postgres = TestPostgres::start().await;
+    let fault = |activity: &str, moment, effect| Fault {
+        moment,
+        ..Fault::before_step(activity, effect, 1)
+    };
+    // Without a crash what is done twice is the same.
+    let (usual, _) = undone(&postgres, fault("remove-postgres", Moment::Before, Effect::Again)).await;
+    let points = UNDO
+        .iter()
+        .flat_map(|activity| [Moment::Before, Moment::After].map(|moment| (activity, moment)));
+    let lives = stream::iter(points.map(async |(activity, moment)| {
+        let undone = undone(&postgres, fault(activity, moment, Effect::Crash)).await;
+        (format!("{moment:?} {activity}"), undone)
+    }));
+    let mut account = Account::new(
+        "crash",
+        "SIGKILL of the server before and after each activity that undoes a failed create",
+    );
+    let mut lives = lives.buffer_unordered(AT_THE_SAME_TIME);
+    while let Some((point, (seen, recovery))) = lives.next().await {
+        assert_eq!(seen, usual, "{point}");
+        account.injected(1);
+        account.recovered(recovery.expect("it died"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_before_or_after_a_repair_changes_nothing() {
+    let postgres = TestPostgres::start().await;
+    let mut account = Account::new(
+        "crash",
+        "SIGKILL of the server before and after it repairs an instance",
+    );
+    let repaired = [Moment::Before, Moment::After].map(async |moment| {
+        let mut server = real_server(&postgres).await;
+        let created = server.create("broken").await;
+        let operation = server.ended(&created).await;
+        assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+        let before = seen(&server, created.instance.id).await;
+        server.plan(Some(&Fault {
+            of_operation: false,
+            moment,
+            ..Fault::before_step("deploy-postgres", Effect::Crash, 1)
+        }));
+        let instances = std::fs::read_dir(server.home().join("instances")).unwrap();
+        let place = instances.flatten().next().unwrap().path();
+        kill_server(&place);
+        let died = die_and_rise(&mut server, 1).await;
+        wait_for("it to be healthy again", PATIENCE, || async {
+            let now = seen(&server, created.instance.id).await;
+            (now["state"] == "running" && now["health"] == "healthy").then_some(())
+        })
+        .await;
+        let recovery = died.elapsed();
+        let after = seen(&server, created.instance.id).await;
+        for same in ["operations", "objects"] {
+            assert_eq!(after[same], before[same], "{moment:?}");
+        }
+        recovery
+    });
+    for recovery in join_all(repaired).await {
+        account.injected(1);
+        account.recovered(recovery);
     }
 }

@@ -169,7 +169,7 @@ async fn an_instance_whose_data_is_gone_is_an_alarm_until_it_is_back() {
 }
 
 /// Kills the server whose files these are by now.
-fn kill_server(directory: &Path) {
+pub(crate) fn kill_server(directory: &Path) {
     let Ok(pid) = std::fs::read_to_string(directory.join("data/postmaster.pid")) else {
         return;
     };

@@ -27,6 +27,26 @@ fn fault(activity: &str, of_operation: bool, moment: Moment, effect: Effect, tim
     }
 }
 
+/// What is called when a create that failed is undone.
+pub(crate) const UNDO: [&str; 4] = [
+    "cms-begin-operation",
+    "remove-postgres",
+    "verify-gone",
+    "cms-record-end",
+];
+
+/// A create fails, and then its undoing by that fault.
+pub(crate) fn while_undone(undo: Fault) -> Vec<Fault> {
+    let create = fault("wait-for-ready", true, Moment::After, Effect::Fatal, 1);
+    let first = (undo.activity == "cms-begin-operation").then(|| Fault {
+        // The first time an operation is begun is that of the create.
+        effect: Effect::Again,
+        times: 1,
+        ..undo.clone()
+    });
+    first.into_iter().chain([create, undo]).collect()
+}
+
 fn called(during: During) -> impl Iterator<Item = (&'static str, bool)> {
     CALLED
         .into_iter()
@@ -129,30 +149,13 @@ async fn a_step_that_fails_for_good_fails_the_create_and_all_of_it_is_undone() {
 async fn a_step_of_an_undo_that_fails_is_repeated() {
     let postgres = TestPostgres::start().await;
     let mut account = Account::new("step", "an activity fails while a failed create is undone");
-    let undo = [
-        "cms-begin-operation",
-        "remove-postgres",
-        "verify-gone",
-        "cms-record-end",
-    ];
-    let recoveries = join_all(undo.map(async |activity| {
+    let recoveries = join_all(UNDO.map(async |activity| {
         let server = quick_server(&postgres, without_checks()).await;
         let mut recoveries = Vec::new();
         for moment in MOMENTS {
             for (effect, times) in [(Effect::Unavailable, 2), (Effect::Fatal, 1), (Effect::Panic, 1)] {
                 let what = format!("{moment:?} {activity}: {effect:?}");
-                // The first time an operation is begun is that of the create.
-                let first = fault("cms-begin-operation", true, Moment::After, Effect::Again, 1);
-                let create = fault("wait-for-ready", true, Moment::After, Effect::Fatal, 1);
-                let undo = fault(activity, true, moment, effect, times);
-                let planned = match activity {
-                    "cms-begin-operation" if moment == Moment::After => vec![first, create, undo],
-                    "cms-begin-operation" => {
-                        let first = Fault { moment, ..first };
-                        vec![first, create, undo]
-                    }
-                    _ => vec![create, undo],
-                };
+                let planned = while_undone(fault(activity, true, moment, effect, times));
                 server.plan_all(&planned);
                 let created = server.create("undone").await;
                 let begun = Instant::now();
