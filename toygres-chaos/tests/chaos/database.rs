@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use toygres_chaos::{Account, Link, ServerOptions, ServerProcess, Traffic, long, seed};
 use toygres_testing::{TestHome, TestPostgres, Tmpfs, wait_for};
@@ -64,13 +64,14 @@ impl Scene {
             .unwrap()
     }
 
-    /// Makes and deletes so many instances while that goes on, and sees that all is well again soon after.
+    /// Makes and deletes instances, so many at least, while that goes on, and sees that all is well again soon after.
     async fn through(&mut self, fault: &str, lives: usize, strike: impl AsyncFnOnce(&mut Self)) -> Account {
         let mut account = Account::new("database", fault);
         let load = Arc::new(Load::on(vec![self.server.url.clone()]));
-        let before = {
-            let load = load.clone();
-            tokio::spawn(async move { load.lives("busy", lives).await })
+        let over = Arc::new(AtomicBool::new(false));
+        let busy = {
+            let (load, over) = (load.clone(), over.clone());
+            tokio::spawn(async move { load.lives_until("busy", lives, &over).await })
         };
         wait_for("the load", PATIENCE, || async {
             (self.count("select count(*) from cms.operations").await >= 3).then_some(())
@@ -82,10 +83,12 @@ impl Scene {
         let usual = begun.elapsed();
         let pid = self.server.pid();
         strike(self).await;
+        over.store(true, Ordering::SeqCst);
         let well = Instant::now();
         load.create("after").await;
         let recovery = well.elapsed();
-        before.await.expect("every life");
+        eprintln!("{fault}: {recovery:?} to recover, {usual:?} without a fault");
+        let lives = busy.await.expect("every life");
         assert_eq!(
             load.unanswered.load(Ordering::SeqCst),
             0,
@@ -335,8 +338,7 @@ async fn answers_lost() {
     let mut account = scene
         .through(
             "answers lost with their connection, what was asked for done",
-            // Who does something is answered.
-            enough / 3,
+            10,
             async |scene| {
                 scene.link.set(Traffic::LosesAnswers(0.02));
                 lost = wait_for("lost answers", PATIENCE, || async {

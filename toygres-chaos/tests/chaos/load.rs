@@ -4,7 +4,7 @@ use crate::PATIENCE;
 use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::{Operation, OperationState};
@@ -130,10 +130,16 @@ impl Load {
 
     /// Makes and deletes so many instances, several at the same time. All of it succeeds.
     pub(crate) async fn lives(&self, prefix: &str, count: usize) {
-        let lives = stream::iter((0..count).map(async |number| {
+        self.lives_until(prefix, count, &AtomicBool::new(true)).await;
+    }
+
+    /// The same, and more of them until that is over; how many it were.
+    pub(crate) async fn lives_until(&self, prefix: &str, at_least: usize, over: &AtomicBool) -> usize {
+        let numbers = (0..).take_while(|number| *number < at_least || !over.load(Ordering::SeqCst));
+        let lives = stream::iter(numbers.map(async |number| {
             let created = self.create(&format!("{prefix}-{number}")).await;
             self.delete(&created).await;
         }));
-        lives.buffer_unordered(8).collect::<Vec<()>>().await;
+        lives.buffer_unordered(8).count().await
     }
 }
