@@ -7,6 +7,7 @@
 pub mod conformance;
 pub mod kubernetes;
 pub mod local;
+mod words;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;

@@ -1,5 +1,6 @@
 //! What the API server's refusals mean.
 
+use crate::words::printable;
 use kube::core::Status;
 use std::error::Error as StdError;
 use toygres_models::operations::Reason;
@@ -90,13 +91,13 @@ fn refused(doing: &str, status: &Status) -> Error {
             Reason::PlatformUnavailable.as_str(),
             format!(
                 "could not {doing}: the Kubernetes API server answered with {code} {}",
-                status.reason
+                printable(&status.reason, SAID_CHARACTERS)
             ),
         ),
     }
 }
 
-/// What the API server says, fit for people: its refusals of a field may hold pages, with control characters.
+/// What the API server says: its refusals of a field may hold pages, with control characters.
 fn said(status: &Status) -> String {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let causes: Vec<String> = causes
@@ -107,16 +108,7 @@ fn said(status: &Status) -> String {
     } else {
         causes.join("; ")
     };
-    let printable: String = whole
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let mut words: String = printable.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = words.char_indices().nth(SAID_CHARACTERS) {
-        words.truncate(end);
-        words.push_str("...");
-    }
-    words
+    printable(&whole, SAID_CHARACTERS)
 }
 
 fn has_cause(status: &Status, reason: &str) -> bool {
@@ -177,7 +169,9 @@ fn inner<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::assert_printable;
     use kube::core::response::StatusDetails;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn status(code: u16, message: &str, details: StatusDetails) -> kube::Error {
@@ -256,5 +250,53 @@ mod tests {
             unavailable("platform_unavailable")
         );
         assert_eq!(of(io(std::io::ErrorKind::TimedOut)).0, ErrorKind::Timeout);
+    }
+
+    /// Whatever an API server, or what is on the way to it, refuses with: it has a class, and can be shown.
+    fn is_classed(status: Status) {
+        let (code, reason) = (status.code, status.reason.clone());
+        let error = fault("read the pod", kube::Error::Api(Box::new(status)));
+        assert_printable(error.message(), 600);
+        assert!(error.message().contains("could not read the pod"), "{error}");
+        // What is not there may be made anew: only the API server itself may say so.
+        assert!(error.kind() != ErrorKind::NotFound || (code, reason.as_str()) == (404, "NotFound"));
+        if code >= 500 || code == 429 {
+            assert!(error.retryable(), "{error}");
+        }
+    }
+
+    fn refusal(code: u16, reason: &str, message: &str, kind: &str, causes: &[&str]) -> Status {
+        let causes: Vec<_> = causes
+            .iter()
+            .map(|said| json!({ "field": said, "message": said }))
+            .collect();
+        let details = json!({ "kind": kind, "causes": causes });
+        let status = json!({ "code": code, "reason": reason, "message": message, "details": details });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn fuzz_refusal() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            // Its code, and its other parts one a line.
+            let (code, rest) = bytes.split_first_chunk().unwrap_or((&[0, 0], bytes));
+            let text = String::from_utf8_lossy(rest);
+            let mut lines = text.split('\n');
+            let [reason, message, kind] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+            let causes: Vec<&str> = lines.collect();
+            is_classed(refusal(u16::from_be_bytes(*code), reason, message, kind, &causes));
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_api_server_refuses_with_has_a_class(
+            code in prop_oneof![400..431_u16, 500..505_u16, any::<u16>()],
+            reason in "(NotFound|Conflict|.{0,9}|\\PC{0,500})", message in r"(exceeded quota)?(.|[\x00-\x1f]){0,9}",
+            causes in proptest::collection::vec("\\PC{0,200}", 0..4), kind in "(pods|namespaces|.{0,3})",
+        ) {
+            let causes: Vec<&str> = causes.iter().map(String::as_str).collect();
+            is_classed(refusal(code, &reason, &message, &kind, &causes));
+        }
     }
 }

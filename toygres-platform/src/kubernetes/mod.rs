@@ -19,6 +19,7 @@ mod remove;
 
 pub use config::{Address, Duty, KubernetesConfig, Source, is_label};
 
+use crate::words::printable;
 use crate::{
     InstanceRef, InstanceSpec, Listed, LogOptions, Observation, Platform, Serving, Storage, Unknown,
 };
@@ -118,10 +119,10 @@ impl KubernetesPlatform {
             let evicted = || self.cache.eviction(namespace, &pod, seen.pod.as_deref());
             return not_ready(match reason {
                 Reason::Starting | Reason::Unschedulable => match evicted() {
-                    Some(said) => (
-                        Reason::Evicted,
-                        format!("its node has put it out: {said}; now {message}"),
-                    ),
+                    Some(said) => {
+                        let said = format!("its node has put it out: {said}; now {message}");
+                        (Reason::Evicted, printable(&said, reason::LONGEST))
+                    }
                     None => (reason, message),
                 },
                 _ => (reason, message),
@@ -279,7 +280,7 @@ impl Platform for KubernetesPlatform {
     async fn list(&self) -> Result<Vec<Listed>> {
         let mut listed: HashMap<InstanceId, Listed> = HashMap::new();
         for (metadata, is_started) in self.cache.all() {
-            if let Some(instance) = self.owner(&metadata) {
+            if let Some(instance) = owner(&metadata, &self.namespaces.default) {
                 let entry = listed.entry(instance.id).or_insert(Listed {
                     instance,
                     running: false,
@@ -295,7 +296,7 @@ impl Platform for KubernetesPlatform {
     async fn unknown(&self) -> Result<Vec<Unknown>> {
         let all = self.cache.all().into_iter();
         Ok(all
-            .filter(|(metadata, _)| self.owner(metadata).is_none())
+            .filter(|(metadata, _)| owner(metadata, &self.namespaces.default).is_none())
             .map(|(metadata, _)| Unknown {
                 object: metadata.name.unwrap_or_default(),
                 message: "it is labelled as toygres's, but does not say whose it is".to_owned(),
@@ -304,18 +305,66 @@ impl Platform for KubernetesPlatform {
     }
 }
 
-impl KubernetesPlatform {
-    /// The instance that an object says it belongs to.
-    fn owner(&self, metadata: &ObjectMeta) -> Option<InstanceRef> {
-        let labels = metadata.labels.as_ref()?;
-        let id: InstanceId = labels.get(INSTANCE_ID)?.parse().ok()?;
-        let object_name = labels.get("app.kubernetes.io/instance")?;
-        let name = object_name.strip_suffix(&id.short())?.strip_suffix('-')?;
-        let namespace = metadata.namespace.clone();
-        Some(InstanceRef {
-            id,
-            name: name.parse().ok()?,
-            namespace: namespace.filter(|namespace| *namespace != self.namespaces.default),
-        })
+/// The instance that an object says it belongs to.
+fn owner(metadata: &ObjectMeta, default_namespace: &str) -> Option<InstanceRef> {
+    let labels = metadata.labels.as_ref()?;
+    let id: InstanceId = labels.get(INSTANCE_ID)?.parse().ok()?;
+    let object_name = labels.get("app.kubernetes.io/instance")?;
+    let name = object_name.strip_suffix(&id.short())?.strip_suffix('-')?;
+    let namespace = metadata.namespace.clone();
+    Some(InstanceRef {
+        id,
+        name: name.parse().ok()?,
+        namespace: namespace.filter(|namespace| namespace != default_namespace),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// Whose it is, is what its labels say; nobody else's objects are taken for an instance's.
+    fn is_owned_or_not(metadata: &ObjectMeta) {
+        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        if let Some(instance) = owner(metadata, "default") {
+            assert_eq!(Some(&instance.object_name()), label("app.kubernetes.io/instance"));
+            assert_eq!(
+                label(INSTANCE_ID).and_then(|id| id.parse().ok()),
+                Some(instance.id)
+            );
+            assert_ne!(instance.namespace.as_deref(), Some("default"));
+        }
+    }
+
+    fn labelled(id: &str, object_name: &str, namespace: Option<&str>) -> ObjectMeta {
+        let labels = json!({ INSTANCE_ID: id, "app.kubernetes.io/instance": object_name });
+        serde_json::from_value(json!({ "namespace": namespace, "labels": labels })).unwrap()
+    }
+
+    #[test]
+    fn fuzz_owner() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            let mut lines = text.split('\n');
+            let [id, object_name] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+            is_owned_or_not(&labelled(id, object_name, lines.next()));
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn an_object_is_its_instances(
+            any in ".*", name in "[a-z][a-z0-9-]{0,39}", namespace in proptest::option::of("(default|[a-z]{1,9})"),
+            whole: bool,
+        ) {
+            let id = InstanceId::generate();
+            let object_name = if whole { format!("{name}-{}", id.short()) } else { any };
+            let metadata = labelled(&id.to_string(), &object_name, namespace.as_deref());
+            is_owned_or_not(&metadata);
+            let found = owner(&metadata, "default").map(|instance| instance.name.to_string());
+            prop_assert!(!whole || name.ends_with('-') || found == Some(name));
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Why an instance is not ready, in one word and one sentence: from what Kubernetes says of its objects.
 
 use super::cache::Seen;
+use crate::words::printable;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use toygres_models::operations::Reason;
 
 /// How many of a server's last words are told.
 const LAST_LINES: usize = 5;
+/// The longest sentence, in characters.
+pub(super) const LONGEST: usize = 2000;
 
 type Why = (Reason, String);
 
@@ -15,6 +18,11 @@ pub(super) fn why_not_ready(
     seen: &Seen,
     warning: &dyn Fn(&str, &ObjectMeta) -> Option<String>,
 ) -> Option<Why> {
+    // Much of it is in the words of a tenant's server.
+    why(seen, warning).map(|(reason, said)| (reason, printable(&said, LONGEST)))
+}
+
+fn why(seen: &Seen, warning: &dyn Fn(&str, &ObjectMeta) -> Option<String>) -> Option<Why> {
     let held = seen
         .objects()
         .into_iter()
@@ -200,6 +208,8 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::assert_printable;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -235,7 +245,7 @@ mod tests {
         pod(json!({"containerStatuses": [container]}))
     }
 
-    fn why(seen: &Seen, warnings: &[(&str, &str)]) -> Option<(Reason, String)> {
+    fn told(seen: &Seen, warnings: &[(&str, &str)]) -> Option<(Reason, String)> {
         why_not_ready(seen, &|kind, _| {
             let found = warnings.iter().find(|(about, _)| *about == kind);
             found.map(|(_, said)| (*said).to_owned())
@@ -245,10 +255,10 @@ mod tests {
     #[test]
     fn a_started_server_is_ready() {
         let running = with_container(json!({"started": true, "state": {"running": {}}}));
-        assert_eq!(why(&seen(running.clone(), "Bound"), &[]), None);
+        assert_eq!(told(&seen(running.clone(), "Bound"), &[]), None);
         let mut ending = running;
         ending["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
-        assert_eq!(why(&seen(ending, "Bound"), &[]).unwrap().0, Reason::Starting);
+        assert_eq!(told(&seen(ending, "Bound"), &[]).unwrap().0, Reason::Starting);
     }
 
     #[test]
@@ -345,7 +355,7 @@ mod tests {
                 "node1",
             ),
         ] {
-            let (found, message) = why(&seen(pod, phase), warnings).unwrap();
+            let (found, message) = told(&seen(pod, phase), warnings).unwrap();
             assert_eq!(found, reason, "{message}");
             assert!(message.contains(words), "{message}");
         }
@@ -359,7 +369,7 @@ mod tests {
                 "Bound",
             )
         };
-        let reason = |seen: &Seen, warnings| why(seen, warnings).unwrap().0;
+        let reason = |seen: &Seen, warnings| told(seen, warnings).unwrap().0;
         let without_secret = Seen {
             secret: None,
             ..whole()
@@ -417,6 +427,93 @@ mod tests {
                 guide.contains(&format!("| `{reason}` |")),
                 "docs/kubernetes.md does not explain {reason}"
             );
+        }
+    }
+
+    #[test]
+    fn a_server_can_not_end_with_words_that_nobody_can_keep() {
+        let ended =
+            json!({"terminated": {"exitCode": 1, "message": format!("FATAL:\u{0} {}", "x".repeat(9999))}});
+        let (_, message) = told(&seen(with_container(json!({ "state": ended })), "Bound"), &[]).unwrap();
+        assert!(message.contains("its last words: FATAL: xxx"), "{message}");
+        assert_printable(&message, LONGEST + 3);
+    }
+
+    /// Objects of which a field is missing are none that an API server gives.
+    fn maybe<K: serde::de::DeserializeOwned>(value: &Value) -> Option<Arc<K>> {
+        serde_json::from_value(value.clone()).ok().map(Arc::new)
+    }
+
+    /// Whatever is said of its objects, it has started, or there is a sentence why not.
+    fn is_started_or_told_why(objects: &Value, said: &str) {
+        let seen = Seen {
+            stateful_set: maybe(&objects["set"]),
+            claim: maybe(&objects["claim"]),
+            pod: maybe(&objects["pod"]),
+            secret: maybe(&objects["secret"]),
+            ..Seen::default()
+        };
+        match why_not_ready(&seen, &|_, _| Some(said.to_owned())) {
+            Some((_, sentence)) => assert_printable(&sentence, LONGEST + 3),
+            None => assert!(seen.pod.as_deref().is_some_and(is_started)),
+        }
+        if let Some((_, sentence)) = seen.pod.as_deref().and_then(node_lost) {
+            assert!(!sentence.is_empty());
+        }
+    }
+
+    fn objects(said: &str, phase: &str, word: &str, flags: [bool; 6], restarts: i32) -> Value {
+        let [scheduled, started, waits, runs, ends, secret] = flags;
+        let ending = ends.then_some("2030-01-01T00:00:00Z");
+        let state = match (waits, runs) {
+            (true, _) => json!({"waiting": {"reason": word, "message": said}}),
+            (_, true) => json!({"running": {}}),
+            _ => json!({"terminated": {"exitCode": restarts, "message": said}}),
+        };
+        let pod = json!({
+            "metadata": {"name": "shop-0", "deletionTimestamp": ending, "finalizers": [word]},
+            "spec": {"containers": []},
+            "status": {
+                "reason": word, "message": said,
+                "conditions": [{"type": "PodScheduled", "status": if scheduled { "True" } else { "False" }}],
+                "containerStatuses": [{
+                    "name": "postgresql", "image": "", "imageID": "", "ready": started, "started": started,
+                    "restartCount": restarts, "state": state,
+                    "lastState": {"terminated": {"exitCode": 1, "message": said}},
+                }],
+            },
+        });
+        json!({
+            "set": {"metadata": {"name": "shop"}, "spec": {"selector": {}, "template": {}}},
+            "claim": {"metadata": {"name": "shop"}, "status": {"phase": phase}},
+            "pod": pod, "secret": if secret { json!({"metadata": {"name": "shop"}}) } else { Value::Null },
+        })
+    }
+
+    #[test]
+    fn fuzz_objects() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            if let Ok(objects) = serde_json::from_slice(bytes) {
+                is_started_or_told_why(&objects, "said");
+            }
+            // What can be one or the other, how often it has ended, and then what is said, a line each.
+            let ([flags, restarts], rest) = bytes.split_first_chunk().unwrap_or((&[0, 0], bytes));
+            let text = String::from_utf8_lossy(rest);
+            let mut lines = text.splitn(3, '\n');
+            let [word, phase, said] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+            let flags = std::array::from_fn(|bit| flags >> bit & 1 == 1);
+            is_started_or_told_why(&objects(said, phase, word, flags, i32::from(*restarts)), said);
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_of_its_objects_there_is_a_sentence(
+            said in r"(exceeded quota)?(\PC|[\x00-\x1f]){0,30}", phase in "(Bound|Lost|Pending|.)",
+            word in "(ErrImagePull|CrashLoopBackOff|RunContainerError|Evicted|NodeLost|.{0,3})",
+            flags: [bool; 6], restarts in -1..4,
+        ) {
+            is_started_or_told_why(&objects(&said, &phase, &word, flags, restarts), &said);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::fault::io_fault;
 use super::files::random_suffix;
+use crate::words::printable;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use std::collections::VecDeque;
@@ -18,6 +19,8 @@ const KEPT: u64 = 8 * 1024 * 1024;
 /// The most that is read to find the last lines.
 const TAIL_LIMIT: u64 = 4 * 1024 * 1024;
 const BLOCK: u64 = 64 * 1024;
+/// The most of a line that is passed on in a message, in characters.
+const WORDS_LIMIT: usize = 400;
 /// How often a log that is followed is looked at.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
@@ -191,7 +194,8 @@ pub(crate) fn since_start(path: &Path) -> String {
 
 /// The last three lines as one, for a message.
 pub(crate) fn last_words(said: &str) -> String {
-    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines = said.lines().map(|line| printable(line, WORDS_LIMIT));
+    let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
@@ -203,7 +207,10 @@ pub(crate) fn says_disk_full(said: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::assert_printable;
     use futures_util::StreamExt;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     #[test]
     fn a_tail_is_the_last_lines_and_reads_only_the_end() {
@@ -288,5 +295,72 @@ mod tests {
         begin(&path, "again").unwrap();
         assert!(path.metadata().unwrap().len() < KEPT + 100);
         assert_eq!(tail(&path, 2)[0], "newest");
+    }
+
+    #[test]
+    fn last_words_can_be_shown_and_kept() {
+        let said = format!("LOG:\u{0} a\nFATAL: \x1b[2J{}\n\x07\n", "x".repeat(9999));
+        let words = last_words(&said);
+        assert!(words.starts_with("LOG: a | FATAL: [2Jxxx"), "{words}");
+        assert_printable(&words, 3 * (WORDS_LIMIT + 6));
+    }
+
+    /// Whatever a server writes, its log is read line by line: from its end, and as it grows.
+    fn is_read(path: &Path, parts: &[Vec<u8>]) {
+        std::fs::write(path, b"").unwrap();
+        let mut follower = Follower {
+            path: path.to_owned(),
+            ready: VecDeque::new(),
+            inode: path.metadata().unwrap().ino(),
+            at: 0,
+            partial: Vec::new(),
+        };
+        for part in parts {
+            OpenOptions::new()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .write_all(part)
+                .unwrap();
+            assert!(follower.read().unwrap());
+        }
+        let whole = parts.concat();
+        let text = String::from_utf8_lossy(&whole);
+        let all: Vec<&str> = text.lines().collect();
+        for lines in [0, 1, 3, usize::MAX] {
+            assert_eq!(tail(path, lines), all[all.len().saturating_sub(lines)..]);
+        }
+        // Followed, a line is given when it has its end.
+        let ended = text.matches('\n').count();
+        assert_eq!(Vec::from(follower.ready), all[..ended]);
+
+        let said = since_start(path);
+        assert!(text.ends_with(&said) && !said.contains(MARK), "{said}");
+        assert_printable(&last_words(&said), 3 * (WORDS_LIMIT + 6));
+        writeln!(begin(path, "again").unwrap(), "new").unwrap();
+        assert_eq!(since_start(path), "new\n");
+    }
+
+    #[test]
+    fn fuzz_log_of_a_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let parts: Vec<_> = bytes.chunks(1 + bytes.len() / 3).map(<[u8]>::to_vec).collect();
+            is_read(&path, &parts);
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_writes_its_log_is_read_line_by_line(
+            bytes in vec(any::<Vec<u8>>(), 0..4),
+            near in vec("(toygres: starting PostgreSQL|[a-zä\u{0}]{0,9}|\r|\n){0,9}".prop_map(String::into_bytes), 0..4),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log");
+            is_read(&path, &bytes);
+            is_read(&path, &near);
+        }
     }
 }
