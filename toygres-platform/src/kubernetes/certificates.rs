@@ -254,4 +254,59 @@ mod tests {
         let another = Authority::load(&certificate, &key).unwrap();
         assert!(another.is_outdated(&metadata, &wanted, now).is_some());
     }
+
+    fn annotated(annotations: BTreeMap<String, String>) -> ObjectMeta {
+        ObjectMeta {
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// What is read of annotations is read again, as the same to the second, of what is written of it.
+    fn is_known_or_not(annotations: BTreeMap<String, String>) {
+        let metadata = annotated(annotations);
+        let nothing = || Secret::new(String::new());
+        let Some(certificate) = ServerCertificate::stored(&metadata, String::new(), nothing()) else {
+            assert!(!is_for(&metadata, ""));
+            return;
+        };
+        assert!(certificate.facts.names.iter().all(|name| is_for(&metadata, name)));
+        let written = annotated(certificate.annotations());
+        let again = ServerCertificate::stored(&written, String::new(), nothing()).unwrap();
+        assert_eq!(again.annotations(), certificate.annotations());
+    }
+
+    #[test]
+    fn fuzz_annotations() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            // A value a line, in the order of the keys.
+            let text = String::from_utf8_lossy(bytes);
+            let keys = [NAMES, ISSUED_AT, EXPIRES_AT, AUTHORITY].map(str::to_owned);
+            let values = text.lines().map(str::to_owned);
+            is_known_or_not(keys.into_iter().zip(values).collect());
+        });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn annotations_are_read_as_they_are_written(
+            names in "[a-z0-9.,-]{0,30}",
+            times in proptest::array::uniform2(
+                "-?[0-9]{4,5}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](Z|[+-][0-2][0-9]:00|.)"
+            ),
+            authority in ".*",
+        ) {
+            let [issued, expires] = times;
+            let fields = [(NAMES, names), (ISSUED_AT, issued), (EXPIRES_AT, expires), (AUTHORITY, authority)];
+            let annotations: BTreeMap<_, _> = fields.map(|(key, value)| (key.to_owned(), value)).into();
+            is_known_or_not(annotations.clone());
+            // What another has signed is not left in its place, whatever else is said of it.
+            let (certificate, key) = Authority::generate(Utc::now()).unwrap();
+            let authority = Authority::load(&certificate, &key).unwrap();
+            let names = ServerCertificate::stored(&annotated(annotations.clone()), String::new(), key)
+                .map(|it| it.facts.names)
+                .unwrap_or_default();
+            proptest::prop_assert!(authority.is_outdated(&annotated(annotations), &names, Utc::now()).is_some());
+        }
+    }
 }

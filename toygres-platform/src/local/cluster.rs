@@ -59,8 +59,20 @@ pub struct StartOptions {
 /// ([its lines](https://github.com/postgres/postgres/blob/REL_15_STABLE/src/include/utils/pidfile.h)).
 pub(crate) struct Postmaster {
     pub(crate) pid: i32,
-    port: Option<u16>,
-    is_ready: bool,
+    pub(crate) port: Option<u16>,
+    pub(crate) is_ready: bool,
+}
+
+impl Postmaster {
+    /// What stands in `postmaster.pid` (`src/include/utils/pidfile.h` of PostgreSQL).
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let line = |number: usize| text.lines().nth(number - 1).map(str::trim);
+        Some(Self {
+            pid: line(1)?.parse().ok().filter(|pid| *pid > 0)?,
+            port: line(4).and_then(|port| port.parse().ok()),
+            is_ready: matches!(line(8), Some("ready" | "standby")),
+        })
+    }
 }
 
 impl Cluster {
@@ -97,14 +109,8 @@ impl Cluster {
     pub(crate) fn postmaster(&self) -> Option<Postmaster> {
         let data = self.data();
         let text = read_small(&data.join("postmaster.pid"), 4096).ok()?;
-        let text = String::from_utf8_lossy(&text);
-        let line = |number: usize| text.lines().nth(number - 1).map(str::trim);
-        let pid = line(1)?.parse().ok()?;
-        process::works_in(pid, &data).then(|| Postmaster {
-            pid,
-            port: line(4).and_then(|port| port.parse().ok()),
-            is_ready: matches!(line(8), Some("ready" | "standby")),
-        })
+        let postmaster = Postmaster::parse(&String::from_utf8_lossy(&text))?;
+        process::works_in(postmaster.pid, &data).then_some(postmaster)
     }
 
     /// What the server says of itself. Takes no connection.

@@ -47,12 +47,16 @@ fn is_of_a_person(process: &Path) -> bool {
     if program.starts_with("postgres") || program.starts_with("initdb") {
         return false;
     }
-    // proc(5): behind the name in brackets come state, parent, group, session, terminal.
-    let status = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-    let terminal = status
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(4));
-    terminal.is_some_and(|terminal| terminal != "0")
+    has_terminal(&std::fs::read(process.join("stat")).unwrap_or_default())
+}
+
+/// proc(5): behind the name in brackets, which may be any bytes, come state, parent, group, session, terminal.
+fn has_terminal(status: &[u8]) -> bool {
+    let behind = status.iter().rposition(|byte| *byte == b')');
+    let mut fields = behind
+        .map_or(&[][..], |at| &status[at..])
+        .split(|byte| *byte == b' ');
+    fields.nth(5).is_some_and(|terminal| terminal != b"0")
 }
 
 /// Sends a signal; a process that is gone by now has what was wanted.
@@ -117,4 +121,40 @@ pub(crate) fn spawn_fault(error: std::io::Error, program: &Path) -> Error {
         return fault(Reason::BinariesMissing, message).source(error);
     }
     super::fault::io_fault(error, "run", program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What of a process decides is nothing that it can choose: its name says nothing of a terminal.
+    fn is_told_by_the_field(name: &[u8], terminal: i32) {
+        let status = [b"17 (", name, format!(") S 1 17 17 {terminal} -1 0 0").as_bytes()].concat();
+        assert_eq!(has_terminal(&status), terminal != 0, "{status:?}");
+        // What is cut off, or none at all, has none.
+        assert!(!has_terminal(&[b"17 (", name].concat()) || name.contains(&b')'));
+    }
+
+    #[test]
+    fn fuzz_process_status() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            has_terminal(bytes);
+            is_told_by_the_field(bytes, 0);
+            is_told_by_the_field(bytes, 34816);
+        });
+    }
+
+    #[test]
+    fn a_shell_of_any_name_is_a_persons() {
+        is_told_by_the_field(b"b\xffsh) S 1 17 17 0 (", 34816);
+        is_told_by_the_field(b"", 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_terminal_is_told_by_its_field(name: Vec<u8>, near in r"[() SRZ0-9-]{0,15}", terminal: i32) {
+            is_told_by_the_field(&name, terminal);
+            is_told_by_the_field(near.as_bytes(), terminal);
+        }
+    }
 }

@@ -74,7 +74,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::cluster::{Cluster, ServerState};
+    use crate::local::cluster::{Cluster, Postmaster, ServerState};
     use crate::local::run_as::RunAs;
     use proptest::prelude::*;
     use std::path::PathBuf;
@@ -108,6 +108,10 @@ mod tests {
             }
             Err(error) => assert!(error.detail().to_string().contains(FILE), "{error:?}"),
         }
+        // No number is taken for a process that stands for many (kill(2)).
+        if let Some(postmaster) = Postmaster::parse(&String::from_utf8_lossy(bytes)) {
+            assert!(postmaster.pid > 0);
+        }
         // No process works there, whatever number is named.
         let cluster = Cluster::new(directory.to_owned(), PathBuf::new(), RunAs::find().unwrap());
         assert_eq!(cluster.state(), ServerState::Stopped);
@@ -127,6 +131,16 @@ mod tests {
         fn whatever_stands_in_its_files_an_instance_is_understood_or_refused(bytes in bytes()) {
             let home = tempfile::tempdir().unwrap();
             is_understood_or_refused(home.path(), &bytes);
+        }
+
+        #[test]
+        fn what_a_server_writes_of_itself_is_read(
+            pid in 1..i32::MAX, port: u16, ready in "(ready|standby|starting|stopping) {0,4}", socket in "[/a-z]{0,9}",
+        ) {
+            let text = format!("{pid}\n/data\n1893456000\n{port}\n{socket}\n127.0.0.1\n  1 2\n{ready}\n");
+            let read = Postmaster::parse(&text).unwrap();
+            prop_assert_eq!((read.pid, read.port), (pid, Some(port)));
+            prop_assert_eq!(read.is_ready, matches!(ready.trim(), "ready" | "standby"));
         }
     }
 }

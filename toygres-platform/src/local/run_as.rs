@@ -30,7 +30,9 @@ impl RunAs {
             return Ok(Self(None));
         }
         let path = Path::new("/etc/passwd");
-        let users = std::fs::read_to_string(path).map_err(|e| io_fault(e, "read", path))?;
+        let users = std::fs::read(path).map_err(|e| io_fault(e, "read", path))?;
+        // The names of people in it may be of any encoding.
+        let users = String::from_utf8_lossy(&users);
         match find_account(&users, "postgres").or_else(|| find_account(&users, "nobody")) {
             Some(account) => Ok(Self(Some(account))),
             None => Err(fault(
@@ -131,5 +133,34 @@ mod tests {
         let account = find_account(users, "postgres").unwrap();
         assert_eq!((account.user, account.group), (101, 104));
         assert!(find_account(users, "nobody").is_none());
+    }
+
+    /// Of the users of a machine only the one with exactly this name is taken.
+    fn is_found_or_not(users: &str) {
+        let is_there = |account: &Account| {
+            let begin = format!("{}:", account.name);
+            users.lines().any(|line| line.starts_with(&begin))
+        };
+        assert!(find_account(users, "postgres").is_none_or(|account| is_there(&account)));
+        let with_root = format!("root:x:0:0:root:/root:/bin/bash\n{users}");
+        assert!(find_account(&with_root, "postgres").is_none_or(|account| is_there(&account)));
+    }
+
+    #[test]
+    fn fuzz_users() {
+        bolero::check!().for_each(|bytes: &[u8]| is_found_or_not(&String::from_utf8_lossy(bytes)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_account_is_found_by_its_name_alone(
+            any in ".*", others in "((root|postgres2|nobody):x:[0-9]{1,3}:[0-9]{0,3}:.{0,9}\n){0,4}", ids: (u32, u32),
+        ) {
+            is_found_or_not(&any);
+            is_found_or_not(&others);
+            let users = format!("{others}postgres:x:{}:{}:PostgreSQL\n", ids.0, ids.1);
+            let account = find_account(&users, "postgres").unwrap();
+            proptest::prop_assert_eq!((account.user, account.group), ids);
+        }
     }
 }
