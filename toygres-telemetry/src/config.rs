@@ -382,6 +382,7 @@ fn headers(text: &str) -> Option<BTreeMap<String, Secret>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use toygres_models::ErrorKind;
 
     fn read(variables: &[(&str, &str)]) -> TelemetryConfig {
         TelemetryConfig::read(&|name| {
@@ -393,10 +394,44 @@ mod tests {
     #[test]
     fn fuzz_environment() {
         bolero::check!().for_each(|bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes);
-            let config = TelemetryConfig::read(&|_| Some(text.clone().into_owned()));
-            assert!(config.warnings.iter().all(|warning| !warning.is_empty()));
+            is_taken_or_warned_of(&String::from_utf8_lossy(bytes));
         });
+    }
+
+    /// As the value of every variable: any of them may be a token in the wrong place, which nobody is told.
+    fn is_taken_or_warned_of(text: &str) {
+        for value in [text.to_owned(), format!("{text}canary\u{7f}")] {
+            let config = TelemetryConfig::read(&|_| Some(value.clone()));
+            assert!(
+                config
+                    .warnings
+                    .iter()
+                    .all(|warning| !warning.contains("canary\u{7f}"))
+            );
+            assert!(config.metrics.sample_every >= 1 && config.metrics.max_label_values >= 1);
+        }
+        let on = |name: &str| match name {
+            "DUROXIDE_OBSERVABILITY_ENABLED" => Some("true".to_owned()),
+            name if name.ends_with("HEADERS") => Some(format!("authorization={text}canary\u{7f}")),
+            _ => None,
+        };
+        let otlp = TelemetryConfig::read(&on).otlp.unwrap();
+        // No header can hold that character.
+        if let Err(error) = crate::otlp::metadata(&otlp.logs) {
+            assert_eq!((error.kind(), error.code()), (ErrorKind::Config, "bad_telemetry"));
+            assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_variable_is_it_is_taken_or_warned_of(
+            any in ".*", near in "(true|-?[0-9]{1,22}|[0-9.e-]{1,6}|https?://.{0,9}|([a-z ]{0,3}=?[a-z ]{0,3},?){0,4})",
+        ) {
+            for text in [any, near] {
+                is_taken_or_warned_of(&text);
+            }
+        }
     }
 
     #[test]

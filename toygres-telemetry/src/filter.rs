@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use toygres_models::{Error, ErrorKind, Result};
 use tracing::callsite::Identifier;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::Filter;
 use tracing_subscriber::{EnvFilter, Registry};
 
@@ -44,22 +44,27 @@ pub(crate) fn by_directives(directives: &str) -> Result<Directives> {
         .hint("set RUST_LOG to something like \"info,toygres_server=debug\"")
         .source(cause)
     };
+    // What reads them takes a space before one for a part of it, and may panic on that.
+    let directives = &directives.split(',').map(str::trim).collect::<Vec<_>>().join(",");
     // Those that name spans and fields keep track of every step into and out of a span, which has its price.
+    // Not by directives of one's own: one that names a span holds for everything within it.
+    let recorded = FilterFn::new(|metadata| !is_never_recorded(metadata.target()))
+        .with_max_level_hint(LevelFilter::TRACE);
     if !directives.contains('[') {
-        let mut targets: Targets = directives
+        let targets: Targets = directives
             .parse()
             .map_err(|cause: ParseError| unreadable(cause.into()))?;
-        for never in NEVER_RECORDED {
-            targets = targets.with_target(never, LevelFilter::OFF);
-        }
-        return Ok(Box::new(targets));
+        return Ok(Box::new(targets.and(recorded)));
     }
-    let mut filter = EnvFilter::try_new(directives).map_err(|cause| unreadable(cause.into()))?;
-    for never in NEVER_RECORDED {
-        let never = format!("{never}=off").parse();
-        filter = filter.add_directive(never.map_err(|_| Error::internal("log directive"))?);
-    }
-    Ok(Box::new(filter))
+    let filter = EnvFilter::try_new(directives).map_err(|cause| unreadable(cause.into()))?;
+    Ok(Box::new(filter.and(recorded)))
+}
+
+fn is_never_recorded(target: &str) -> bool {
+    NEVER_RECORDED.iter().any(|never| {
+        let below = target.strip_prefix(never);
+        below.is_some_and(|below| below.is_empty() || below.starts_with("::"))
+    })
 }
 
 /// Whether this is said by what the exporters are made of.
@@ -88,6 +93,90 @@ impl Calm {
             _ => {
                 said.insert(metadata.callsite(), Instant::now());
                 true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+
+    /// Counts what is written of each target.
+    #[derive(Default, Clone)]
+    struct Written(Arc<[AtomicUsize; 2]>);
+
+    impl<S: Subscriber> Layer<S> for Written {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let secret = usize::from(is_never_recorded(event.metadata().target()));
+            self.0[secret].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many lines of two are written by these directives, if they are some: none may be that holds secrets.
+    fn written(directives: &str) -> Option<usize> {
+        let filter = match by_directives(directives) {
+            Ok(filter) => filter,
+            Err(error) => {
+                assert_eq!((error.kind(), error.code()), (ErrorKind::Config, "log_filter"));
+                return None;
+            }
+        };
+        let written = Written::default();
+        let subscriber = Registry::default().with(written.clone().with_filter(filter));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("request", user_name = "somebody");
+            let _within = span.enter();
+            tracing::info!("a line");
+            tracing::warn!(target: "kube_client::client", "a secret");
+            tracing::error!(target: "kube_client::client::more", "a secret");
+            tracing::info!(target: "duroxide::providers::postgres", "a payload");
+        });
+        assert_eq!(written.0[1].load(Ordering::Relaxed), 0, "{directives}");
+        Some(written.0[0].load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn secrets_are_not_recorded_whatever_the_filter_says() {
+        for (directives, lines) in [
+            ("info", 1),
+            ("error", 0),
+            (
+                "trace,kube_client::client=trace,kube_client::client::more=trace",
+                1,
+            ),
+            ("off,[request]=trace", 1),
+            ("off, [request]=trace", 1),
+            ("error, toygres_telemetry=info", 1),
+            (" é[request]=trace", 0),
+            ("error,kube_client::client[request{user_name=somebody}]=trace", 0),
+        ] {
+            assert_eq!(written(directives), Some(lines), "{directives}");
+        }
+        assert_eq!(written("a=b=c"), None);
+    }
+
+    #[test]
+    fn fuzz_directives() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            written(&String::from_utf8_lossy(bytes));
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_filter_says_secrets_are_not_recorded(
+            any in ".*",
+            near in "((kube_client::client|duroxide|x)?(\\[(request)?(\\{user_name(=[a-z]{0,3})?\\})?\\])?(=(trace|off|[0-9a-z]))?,?){0,3}",
+        ) {
+            for text in [any, near] {
+                written(&text);
             }
         }
     }
