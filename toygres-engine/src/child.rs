@@ -97,7 +97,7 @@ fn read(answer: Result<String, String>) -> Result<Answer, Failure> {
 
 /// A child that ended by a failure of its own says so also when its message was lost.
 fn lost(error: &str) -> Failure {
-    serde_json::from_str(error).unwrap_or_else(|_| {
+    Failure::read(error).unwrap_or_else(|| {
         Failure::new(
             ErrorKind::Internal,
             "child_lost",
@@ -141,5 +141,46 @@ impl Activity for ChildStatus {
             Some((EngineStatus::Completed, output)) => Answer::Completed { output },
             Some((EngineStatus::Failed, error)) => Answer::Failed { error },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As an answer, as a failure of the question, and as what a child ended with.
+    fn is_understood_or_refused(text: &str) {
+        match read(Ok(text.to_owned())) {
+            Ok(answer) => {
+                let written = envelope::encode(&answer).unwrap();
+                let again = read(Ok(written.clone())).unwrap();
+                assert_eq!(envelope::encode(&again).unwrap(), written);
+            }
+            Err(failure) => assert_eq!(failure.code, "payload_invalid"),
+        }
+        let failed = read(Err(text.to_owned())).err().unwrap();
+        assert_eq!(failed, Failure::decode(text));
+        // Of a child that ended without a word of its own that is said, and no word of somebody else's.
+        let lost = lost(text);
+        assert!(lost.code == "child_lost" || lost == failed, "{lost:?}");
+    }
+
+    #[test]
+    fn fuzz_answer_of_a_child() {
+        bolero::check!().for_each(|bytes: &[u8]| is_understood_or_refused(&String::from_utf8_lossy(bytes)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_of_a_child_is_understood_or_refused(
+            any in ".*", status in "(absent|running|completed|failed|.?)", field in "(output|error|x)", said in ".*",
+        ) {
+            is_understood_or_refused(&any);
+            let near = serde_json::json!({ "status": status, field: said });
+            is_understood_or_refused(&near.to_string());
+            let failure = Failure::app("own_code", said);
+            prop_assert_eq!(lost(&failure.encode()), failure);
+        }
     }
 }

@@ -27,7 +27,7 @@ mod sql;
 pub mod store;
 
 pub use activity::{Activities, Activity, ActivityContext, Interceptor, Work};
-pub use actor::actor_id;
+pub use actor::{actor_id, parse_actor_id};
 pub use call::{RetryPolicy, call, call_with};
 pub use child::{CHILD_CHECK_PERIOD, run_child, run_child_checking};
 pub use client::{EngineClient, EngineStatus};

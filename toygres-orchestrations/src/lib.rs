@@ -8,7 +8,7 @@ pub mod instance_actor;
 pub use create_instance::CreateInstance;
 pub use delete_instance::DeleteInstance;
 pub use instance_actor::InstanceActor;
-pub use toygres_engine::actor_id;
+pub use toygres_engine::{actor_id, parse_actor_id};
 
 use toygres_engine::Orchestrations;
 use toygres_models::orchestrations::Flow;

@@ -129,3 +129,56 @@ fn kind(stored: &str) -> String {
     }
     kind
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// Whatever was stored, by whatever version of duroxide, it is listed, and not too long.
+    fn is_listed(stored: &str) -> HistoryEvent {
+        let event = event(Row {
+            event_id: 7,
+            created_at: DateTime::UNIX_EPOCH,
+            event: stored.to_owned(),
+            source_name: None,
+        });
+        assert_eq!(event.event_id, 7);
+        assert!(
+            !event.kind.bytes().any(|byte| byte.is_ascii_uppercase()),
+            "{}",
+            event.kind
+        );
+        assert!(event.name.as_deref().is_none_or(|name| !name.contains("::")));
+        for value in [&event.input, &event.output].into_iter().flatten() {
+            assert!(value.to_string().len() <= MOST_SHOWN);
+        }
+        event
+    }
+
+    #[test]
+    fn fuzz_history_event() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            is_listed(&String::from_utf8_lossy(bytes));
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_stored_is_listed(
+            any in ".*", kind in "([A-Z][a-z]{1,5}){0,3}", name in "(a::)?(b::)?[a-z-]{0,9}", body in ".*",
+            result in prop_oneof![".*".boxed(), "\"x{0,5000}\"".boxed()], fire_at: i64, details in "\\PC{0,20}",
+        ) {
+            is_listed(&any);
+            let input = envelope::encode(&envelope::Envelope::new(None, body.as_str())).unwrap();
+            let stored = json!({
+                "type": kind, "name": name, "input": input, "result": result, "fire_at_ms": fire_at,
+                "details": { "Application": { "message": details } },
+            });
+            let event = is_listed(&stored.to_string());
+            prop_assert_eq!(event.input, shown(Value::from(body)));
+            prop_assert_eq!(event.name.as_deref(), name.rsplit("::").next());
+        }
+    }
+}
