@@ -1,16 +1,25 @@
 //! What every parser of this crate promises of every text.
 
-use crate::instances::{BulkCreateRequest, CreateInstanceRequest, PatchInstanceRequest};
+use crate::health::HealthStatus;
+use crate::instances::{
+    BULK_LIMIT, BulkCreateRequest, CreateInstanceRequest, DesiredState, InstanceState, NewInstance,
+    PatchInstanceRequest, is_cpu_quantity,
+};
 use crate::names::{InstanceName, OwnerName, PostgresVersion};
+use crate::operations::{OperationKind, OperationState, Reason, StepState};
+use crate::orchestrations::OrchestrationStatus;
 use crate::quotas::QuotaLimits;
-use crate::tokens::CreateTokenRequest;
+use crate::server::SettingOrigin;
+use crate::tokens::{CreateTokenRequest, NewToken, TokenScope};
 use crate::{ErrorKind, InstanceId, OperationId, TokenId};
 use proptest::collection::btree_map;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
@@ -24,6 +33,8 @@ fn text() -> impl Strategy<Value = String> {
         "[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}",
         "[{(]?[a-z:]{0,9}[0-9a-f]{32}[})]?",
         "\\PC{0,300}",
+        select(Reason::ALL).prop_map(|word| word.to_string()),
+        "[A-Za-z0-9._@-]{0,70}",
     ]
 }
 
@@ -54,6 +65,16 @@ fn check_words(text: &str) {
     check::<InstanceId>(text);
     check::<OperationId>(text);
     check::<TokenId>(text);
+    check::<HealthStatus>(text);
+    check::<InstanceState>(text);
+    check::<DesiredState>(text);
+    check::<OperationKind>(text);
+    check::<OperationState>(text);
+    check::<StepState>(text);
+    check::<Reason>(text);
+    check::<OrchestrationStatus>(text);
+    check::<SettingOrigin>(text);
+    check::<TokenScope>(text);
     if let Ok(name) = text.parse::<OwnerName>() {
         assert_eq!(name.as_str(), text);
     }
@@ -103,7 +124,7 @@ proptest! {
             Err(error) => check_refusal(&error, &sent),
             Ok(new) => {
                 prop_assert_eq!(new.name.as_str(), name.as_str());
-                prop_assert!((1..=65_536).contains(&new.storage_size_gb));
+                check_new(&new);
             }
         }
 
@@ -121,15 +142,69 @@ proptest! {
             Ok(_) => prop_assert_eq!(request.merge_tags(&tags).unwrap(), tags),
         }
     }
+
+    #[test]
+    fn what_a_token_and_a_quota_may_be(
+        name in text(), scope in select(TokenScope::ALL), owner in option::of(text()),
+        numbers in proptest::array::uniform3(option::of(prop_oneof![any::<i64>(), -9..4_000_i64])),
+    ) {
+        let [days, instances, storage] = numbers;
+        let sent = json!({ "name": name, "scope": scope, "user_name": owner, "expires_in_days": days });
+        let request: CreateTokenRequest = serde_json::from_value(sent.clone()).unwrap();
+        match request.parse() {
+            Err(error) => check_refusal(&error, &sent),
+            Ok(new) => check_token(&new),
+        }
+        let sent = json!({ "max_instances": instances, "max_storage_gb": storage });
+        let limits: QuotaLimits = serde_json::from_value(sent.clone()).unwrap();
+        match limits.parse() {
+            Err(error) => check_refusal(&error, &sent),
+            Ok(taken) => {
+                prop_assert_eq!(taken, limits);
+                check_limits(&taken);
+            }
+        }
+    }
 }
 
-/// Whatever is a request of this sort is taken or refused.
-fn check_request<T: DeserializeOwned, Parsed>(body: &[u8], parse: fn(T) -> crate::Result<Parsed>) {
-    if let Ok(request) = serde_json::from_slice::<T>(body)
-        && let Err(error) = parse(request)
-    {
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(!error.fields().is_empty());
+/// What no database and no platform may be asked for otherwise.
+fn check_new(new: &NewInstance) {
+    assert!((1..=65_536).contains(&new.storage_size_gb));
+    assert!(new.memory_mb.is_none_or(|size| (128..=1_048_576).contains(&size)));
+    assert!(new.cpu.as_deref().is_none_or(is_cpu_quantity));
+    let password = new.password.as_ref().map(crate::Secret::reveal);
+    assert!(password.is_none_or(|it| it.chars().count() >= 6 && !it.contains(char::is_control)));
+    assert!(new.tags.len() <= 32 && new.tags.keys().all(|key| !key.is_empty() && key.is_ascii()));
+    assert!(!new.tags.values().any(|value| value.contains('\0')));
+}
+
+fn check_token(new: &NewToken) {
+    assert!((1..=63).contains(&new.name.len()) && new.name.is_ascii());
+    assert!(new.scope != TokenScope::Admin || new.user_name.is_none());
+    assert!(new.expires_in_days.is_none_or(|days| (1..=3650).contains(&days)));
+}
+
+fn check_limits(limits: &QuotaLimits) {
+    for limit in [limits.max_instances, limits.max_storage_gb] {
+        assert!(limit.is_none_or(|limit| (0..=1_000_000_000).contains(&limit)));
+    }
+}
+
+/// Whatever is a request of this sort is refused with the names of its fields, or what is made of it may be done.
+fn check_request<T: DeserializeOwned, Parsed>(
+    body: &[u8],
+    parse: fn(T) -> crate::Result<Parsed>,
+    check: impl Fn(&Parsed),
+) {
+    let Ok(request) = serde_json::from_slice::<T>(body) else {
+        return;
+    };
+    match parse(request) {
+        Ok(parsed) => check(&parsed),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(!error.fields().is_empty());
+        }
     }
 }
 
@@ -141,10 +216,15 @@ fn fuzz_words() {
 #[test]
 fn fuzz_requests() {
     bolero::check!().for_each(|bytes: &[u8]| {
-        check_request(bytes, CreateInstanceRequest::parse);
-        check_request(bytes, BulkCreateRequest::parse);
-        check_request(bytes, PatchInstanceRequest::parse);
-        check_request(bytes, CreateTokenRequest::parse);
-        check_request(bytes, QuotaLimits::parse);
+        check_request(bytes, CreateInstanceRequest::parse, check_new);
+        check_request(bytes, BulkCreateRequest::parse, |all| {
+            assert!((1..=BULK_LIMIT).contains(&all.len()));
+            all.iter().for_each(check_new);
+        });
+        check_request(bytes, PatchInstanceRequest::parse, |patch| {
+            patch.merge_tags(&BTreeMap::new()).unwrap();
+        });
+        check_request(bytes, CreateTokenRequest::parse, check_token);
+        check_request(bytes, QuotaLimits::parse, check_limits);
     });
 }
