@@ -17,7 +17,7 @@ use toygres_models::tokens::{ApiToken, CreateTokenRequest, CreatedToken};
 use utoipa::IntoParams;
 
 /// Which part of the audit.
-#[derive(Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AuditParams {
@@ -34,7 +34,7 @@ pub(crate) struct AuditParams {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Where the page begins: from the header `Link` of the page before.
-    cursor: Option<i64>,
+    pub(super) cursor: Option<i64>,
 }
 
 /// Lists the tokens, newest first, revoked ones included.

@@ -2,7 +2,7 @@
 
 use super::App;
 use super::extract::{Params, Segment, Who};
-use super::problem::{Answer, Failed};
+use super::problem::Answer;
 use crate::service::Interest;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 use toygres_models::events::InstanceEvent;
 use toygres_models::operations::Operation;
-use toygres_models::{Error, ErrorKind};
+use toygres_models::{Error, ErrorKind, Result};
 use utoipa::IntoParams;
 
 /// Proxies close what is silent for a minute or less, and a listener that is gone is noticed by it.
@@ -47,10 +47,7 @@ pub(crate) async fn all(
     headers: HeaderMap,
     Params(params): Params<FollowParams>,
 ) -> Answer<Response> {
-    let seen = match last_event_id(&headers)? {
-        Some(text) => Some(text.parse().map_err(|_| bad_last_event_id())?),
-        None => params.after,
-    };
+    let seen = last_event_number(&headers)?.or(params.after);
     let instance_id = match params.instance {
         Some(name) => Some(app.get_instance(&name, who.origin.owner.as_ref()).await?.id),
         None => None,
@@ -86,8 +83,14 @@ pub(crate) async fn operation(
     })))
 }
 
+/// The header `Last-Event-ID` where it is a number.
+pub(super) fn last_event_number(headers: &HeaderMap) -> Result<Option<i64>> {
+    let number = |text: &str| text.parse().map_err(|_| bad_last_event_id());
+    last_event_id(headers)?.map(number).transpose()
+}
+
 /// None if it is absent, or empty as a listener sends it that has seen none.
-fn last_event_id(headers: &HeaderMap) -> Answer<Option<&str>> {
+fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>> {
     let Some(value) = headers.get("last-event-id") else {
         return Ok(None);
     };
@@ -95,13 +98,12 @@ fn last_event_id(headers: &HeaderMap) -> Answer<Option<&str>> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-fn bad_last_event_id() -> Failed {
+fn bad_last_event_id() -> Error {
     Error::new(
         ErrorKind::Malformed,
         "bad_last_event_id",
         "the header Last-Event-ID is not the id of an event",
     )
-    .into()
 }
 
 fn message(name: &str, id: String, data: &impl Serialize) -> Event {

@@ -29,7 +29,7 @@ const DEFAULT_TAIL: u32 = 100;
 const MAX_TAIL: u32 = 10_000;
 
 /// Which instances.
-#[derive(Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListParams {
@@ -44,12 +44,12 @@ pub(crate) struct ListParams {
     name: Option<String>,
     /// Only those with this tag: `key` or `key=value`.
     #[param(example = "team=web", pattern = r"^[^\u0000]*$")]
-    tag: Option<String>,
+    pub(super) tag: Option<String>,
     /// At most so many, and the header `Link` says where the next ones are. The whole list if absent.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// Where the page begins: from the header `Link` of the page before.
-    cursor: Option<InstanceId>,
+    pub(super) cursor: Option<InstanceId>,
 }
 
 /// Which events.
@@ -349,7 +349,7 @@ pub(crate) fn tail(wanted: Option<u32>) -> Result<usize> {
 }
 
 /// `key` or `key=value`.
-fn tag_filter(text: &str) -> TagFilter {
+pub(super) fn tag_filter(text: &str) -> TagFilter {
     match text.split_once('=') {
         Some((key, value)) => TagFilter {
             key: key.to_owned(),

@@ -17,7 +17,7 @@ use toygres_models::{OperationId, OwnerName};
 use utoipa::IntoParams;
 
 /// Which operations.
-#[derive(Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListParams {
@@ -34,7 +34,7 @@ pub(crate) struct ListParams {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Where the page begins: from the header `Link` of the page before.
-    cursor: Option<OperationId>,
+    pub(super) cursor: Option<OperationId>,
 }
 
 /// Lists operations with their steps, newest first.

@@ -17,7 +17,7 @@ use toygres_models::orchestrations::{
 use utoipa::{IntoParams, ToSchema};
 
 /// Which orchestrations.
-#[derive(Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListParams {
@@ -37,7 +37,7 @@ pub(crate) struct ListParams {
     limit: Option<u32>,
     /// Where the page begins: from the header `Link` of the page before.
     #[param(pattern = r"^[^\u0000]*$")]
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// Which part of the history.
@@ -47,7 +47,7 @@ pub(crate) struct ListParams {
 pub(crate) struct HistoryParams {
     /// Of which execution; the newest if absent.
     #[param(minimum = 1)]
-    execution: Option<i64>,
+    pub(super) execution: Option<i64>,
     /// Events behind this one.
     #[param(minimum = 0)]
     after: Option<i64>,

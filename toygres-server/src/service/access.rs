@@ -212,6 +212,11 @@ fn read_token(path: &Path) -> Result<String> {
             "holds less than {SHORTEST_TOKEN} characters, which can be guessed"
         )));
     }
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(unusable(
+            "holds characters that no header can: nobody could send it",
+        ));
+    }
     Ok(text.to_owned())
 }
 
@@ -220,7 +225,7 @@ fn hash(text: &str) -> [u8; 32] {
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     let mut bytes = [0; 32];
@@ -241,7 +246,13 @@ mod tests {
         assert_eq!(read_token(&file).unwrap_err().code(), "bad_bootstrap_token");
         let good = "t".repeat(SHORTEST_TOKEN);
         let access = Access::new(true, Some(file.clone()), home.path().join("none"));
-        for bad in ["", "\n", &good[1..]] {
+        for bad in [
+            "",
+            "\n",
+            &good[1..],
+            &format!("{good}\n{good}"),
+            &"ü".repeat(SHORTEST_TOKEN),
+        ] {
             std::fs::write(&file, bad).unwrap();
             assert_eq!(read_token(&file).unwrap_err().code(), "bad_bootstrap_token");
             assert!(access.bootstrap_hashes().is_empty());
@@ -258,8 +269,61 @@ mod tests {
             from_hex(&text).map(|bytes| bytes[..2].to_vec()),
             Some(vec![0, 255])
         );
-        for bad in ["", "00", &"0g".repeat(32), &"é".repeat(32), &"0".repeat(65)] {
+        for bad in [
+            "",
+            "00",
+            &"0g".repeat(32),
+            &"é".repeat(32),
+            &"0".repeat(65),
+            &"+f".repeat(32),
+        ] {
             assert_eq!(from_hex(bad), None, "{bad}");
+        }
+    }
+
+    /// A token of a file is one that a client can send, and is shown by no error; a hash is what it is printed as.
+    fn is_taken_or_refused(file: &Path, bytes: &[u8]) {
+        std::fs::write(file, bytes).unwrap();
+        match read_token(file) {
+            Ok(token) => {
+                assert!(token.len() >= SHORTEST_TOKEN && axum::http::HeaderValue::from_str(&token).is_ok());
+                assert_eq!(token, String::from_utf8_lossy(bytes).trim());
+            }
+            Err(error) => {
+                assert_eq!(error.code(), "bad_bootstrap_token");
+                let said = format!("{error:?}");
+                assert!(
+                    bytes.len() < 8 || !said.contains(&*String::from_utf8_lossy(bytes)),
+                    "{said}"
+                );
+            }
+        }
+        let text = String::from_utf8_lossy(bytes);
+        if let Some(hash) = from_hex(&text) {
+            let printed: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(printed, text.to_ascii_lowercase());
+        }
+    }
+
+    #[test]
+    fn fuzz_token_file() {
+        let home = toygres_testing::TestHome::new();
+        let file = home.path().join("token");
+        bolero::check!().for_each(|bytes: &[u8]| is_taken_or_refused(&file, bytes));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_token_file_holds_it_is_taken_or_refused(
+            bytes: Vec<u8>, near in "[ \n]?[!-~äé ]{15,25}\n?", hash in "[0-9a-fA-F+]{63,65}", whole: [u8; 32],
+        ) {
+            let home = toygres_testing::TestHome::new();
+            let file = home.path().join("token");
+            for bytes in [&bytes, near.as_bytes(), hash.as_bytes()] {
+                is_taken_or_refused(&file, bytes);
+            }
+            let printed: String = whole.iter().map(|byte| format!("{byte:02x}")).collect();
+            proptest::prop_assert_eq!(from_hex(&printed), Some(whole));
         }
     }
 }

@@ -136,3 +136,62 @@ fn bad_tls(path: &Path, what: &str) -> Error {
     Error::new(ErrorKind::Config, "bad_tls", message)
         .hint("give a PEM file with the certificate chain, the server's own first, and one with its unencrypted key")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+    /// A certificate and its key, PEM.
+    fn pair() -> (String, String) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (cert.pem(), signing_key.serialize_pem())
+    }
+
+    /// In the place of the certificate, and in that of the key: used, or refused without being shown.
+    fn is_used_or_refused(directory: &Path, (certificate, key): &(String, String), bytes: &[u8]) {
+        let [first, second] = ["certificate", "key"].map(|name| directory.join(name));
+        let shown = [bytes, b"\ncanary\n"].concat();
+        for (certificate, key) in [
+            (shown.as_slice(), key.as_bytes()),
+            (certificate.as_bytes(), &shown),
+        ] {
+            fs::write(&first, certificate).unwrap();
+            fs::write(&second, key).unwrap();
+            if let Err(error) = Tls::load(&first, &second).map(|_| ()) {
+                assert_eq!((error.kind(), error.code()), (ErrorKind::Config, "bad_tls"));
+                assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fuzz_certificate_files() {
+        let (directory, pair) = (tempfile::tempdir().unwrap(), pair());
+        bolero::check!().for_each(|bytes: &[u8]| is_used_or_refused(directory.path(), &pair, bytes));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
+        #[test]
+        fn whatever_the_files_hold_it_is_used_or_refused(
+            bytes: Vec<u8>, near in "-----BEGIN (CERTIFICATE|PRIVATE KEY)-----\n([A-Za-z0-9+/=]{0,64}\n){0,3}-----END .{0,20}",
+            at: prop::sample::Index, instead: u8,
+        ) {
+            let (directory, pair) = (tempfile::tempdir().unwrap(), pair());
+            // A certificate that is not quite one.
+            let mut damaged = pair.0.clone().into_bytes();
+            let at = at.index(damaged.len());
+            damaged[at] = instead;
+            for bytes in [&bytes, near.as_bytes(), &damaged] {
+                is_used_or_refused(directory.path(), &pair, bytes);
+            }
+            let [first, second] = ["certificate", "key"].map(|name| directory.path().join(name));
+            fs::write(&first, &pair.0).unwrap();
+            fs::write(&second, &pair.1).unwrap();
+            prop_assert!(Tls::load(&first, &second).is_ok());
+        }
+    }
+}

@@ -6,7 +6,7 @@ mod json;
 use super::problem::Failed;
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -200,20 +200,20 @@ pub(crate) struct Params<T>(pub(crate) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Failed;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
-        match Query::<T>::from_request_parts(parts, state).await {
-            Ok(Query(params)) => Ok(Self(params)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
-                Err(
-                    malformed("bad_query", format!("the query string is wrong: {why}"))
-                        .hint("see what may stand behind the ? at /docs")
-                        .into(),
-                )
-            }
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
+        Ok(Self(read_query(&parts.uri)?))
     }
+}
+
+/// What the query string of an address asks for.
+pub(super) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
+    let read = Query::try_from_uri(uri).map(|Query(params)| params);
+    read.map_err(|rejection| {
+        let text = rejection.body_text();
+        let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
+        malformed("bad_query", format!("the query string is wrong: {why}"))
+            .hint("see what may stand behind the ? at /docs")
+    })
 }
 
 /// The one variable segment of the path.
@@ -278,12 +278,9 @@ pub(crate) fn peer(parts: &axum::http::Extensions) -> Option<std::net::IpAddr> {
 pub(crate) fn entity_tag_matches(headers: &HeaderMap, name: header::HeaderName, tag: &str) -> Option<bool> {
     let mut values = headers.get_all(name).iter().peekable();
     values.peek()?;
-    let is_match = |one: &str| one.trim() == "*" || one.trim() == tag;
-    Some(
-        values
-            .filter_map(|value| value.to_str().ok())
-            .any(|list| list.split(',').any(is_match)),
-    )
+    // A star stands for itself alone: in a list it is part of somebody else's tag.
+    let is_match = |list: &str| list.trim() == "*" || list.split(',').any(|one| one.trim() == tag);
+    Some(values.filter_map(|value| value.to_str().ok()).any(is_match))
 }
 
 /// The instance's entity tag: changes with anything that is shown of it.
@@ -313,23 +310,28 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Failed;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
-        let Some(value) = parts.headers.get("idempotency-key") else {
-            return Ok(Self(None));
-        };
-        match value.to_str() {
-            Ok(key) if (1..=255).contains(&key.len()) => Ok(Self(Some(key.to_owned()))),
-            _ => Err(malformed(
-                "bad_idempotency_key",
-                "the Idempotency-Key must be 1 to 255 visible ASCII characters",
-            )
-            .into()),
-        }
+        Ok(Self(idempotency_key(&parts.headers)?))
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(malformed(
+            "bad_idempotency_key",
+            "the Idempotency-Key must be 1 to 255 visible ASCII characters",
+        )),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::events::last_event_number;
+    use axum::http::HeaderValue;
 
     fn code(body: &str) -> (String, String) {
         match parse::<CreateInstanceRequest>(body.as_bytes()) {
@@ -356,7 +358,112 @@ mod tests {
             is_taken_or_refused::<BulkCreateRequest>(bytes);
             is_taken_or_refused::<BulkDeleteRequest>(bytes);
             is_taken_or_refused::<PatchInstanceRequest>(bytes);
+            is_taken_or_refused::<CreateTokenRequest>(bytes);
+            is_taken_or_refused::<QuotaLimits>(bytes);
+            is_taken_or_refused::<CancelRequest>(bytes);
+            is_taken_or_refused::<RaiseEventRequest>(bytes);
         });
+    }
+
+    const TAG: &str = "\"0123456789ab\"";
+
+    /// What stands in any of the headers that are read here.
+    fn is_read_or_refused(bytes: &[u8]) {
+        let Ok(value) = HeaderValue::from_bytes(bytes) else {
+            return;
+        };
+        let with = |name: header::HeaderName| HeaderMap::from_iter([(name, value.clone())]);
+        let named = |name: &'static str| with(header::HeaderName::from_static(name));
+        match idempotency_key(&named("idempotency-key")) {
+            // Another one is another request.
+            Ok(key) => assert_eq!(key.map(String::into_bytes).as_deref(), Some(bytes)),
+            Err(error) => assert_eq!(error.code(), "bad_idempotency_key"),
+        }
+        match last_event_number(&named("last-event-id")) {
+            Ok(None) => assert!(bytes.is_empty()),
+            Ok(Some(number)) => {
+                let digits = bytes.trim_ascii().iter().filter(|byte| byte.is_ascii_digit());
+                let digits = String::from_utf8(digits.copied().collect()).unwrap();
+                assert_eq!(digits.parse(), Ok(number.unsigned_abs()));
+            }
+            Err(error) => assert_eq!(error.code(), "bad_last_event_id"),
+        }
+        // A tag stands in the list as a whole, and a star by itself.
+        let text = String::from_utf8_lossy(bytes);
+        let parts: Vec<&str> = text.split('"').collect();
+        let is_in = || parts.windows(3).any(|part| part[1] == TAG.trim_matches('"'));
+        if entity_tag_matches(&with(header::IF_MATCH), header::IF_MATCH, TAG) == Some(true) {
+            assert!(text.trim() == "*" || is_in(), "{text}");
+        }
+        if is_json(&with(header::CONTENT_TYPE)) {
+            let text = text.trim_start().to_ascii_lowercase();
+            assert!(
+                text.starts_with("application/") && text.contains("json"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn fuzz_headers() {
+        bolero::check!().for_each(is_read_or_refused);
+    }
+
+    #[test]
+    fn a_star_in_somebody_elses_tag_is_no_star() {
+        let matches = |text| {
+            let headers = HeaderMap::from_iter([(header::IF_MATCH, HeaderValue::from_static(text))]);
+            entity_tag_matches(&headers, header::IF_MATCH, TAG).unwrap()
+        };
+        for good in [
+            "*",
+            " * ",
+            TAG,
+            "\"x\", \"0123456789ab\"",
+            "\"0123456789ab\",\"x,*,y\"",
+        ] {
+            assert!(matches(good), "{good}");
+        }
+        for bad in [
+            "",
+            "\"x,*,y\"",
+            "\"*\"",
+            "*, *",
+            "0123456789ab",
+            "W/\"0123456789ab\"",
+        ] {
+            assert!(!matches(bad), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_header_holds_it_is_read_or_refused(
+            any: Vec<u8>, number in "[+-]?[0-9]{0,20}", tags in "((W/)?\"(0123456789ab|[*x,]{0,3})\"|\\*|, ?){0,5}",
+            kind in "(?i)(application/)?(json|merge-patch\\+json|x)( ?;.{0,9})?", key in "[ -~]{0,300}",
+        ) {
+            is_read_or_refused(&any);
+            for text in [number, tags, kind, key] {
+                is_read_or_refused(text.as_bytes());
+            }
+        }
+
+        #[test]
+        fn a_body_is_taken_as_it_was_sent(
+            token in "[a-z]{0,9}", days: Option<i64>, reason: Option<String>, limits: (Option<i64>, Option<i64>),
+        ) {
+            let written = |value: serde_json::Value| value.to_string().into_bytes();
+            let body = serde_json::json!({ "name": token, "scope": "read", "expires_in_days": days });
+            let taken = parse::<CreateTokenRequest>(&written(body)).unwrap().value;
+            proptest::prop_assert_eq!((taken.name, taken.expires_in_days), (token.clone(), days));
+            let body = serde_json::json!({ "reason": reason });
+            proptest::prop_assert_eq!(parse::<CancelRequest>(&written(body)).unwrap().value.reason, reason);
+            let body = serde_json::json!({ "max_instances": limits.0, "max_storage_gb": limits.1 });
+            let taken = parse::<QuotaLimits>(&written(body)).unwrap().value;
+            proptest::prop_assert_eq!((taken.max_instances, taken.max_storage_gb), limits);
+            let body = serde_json::json!({ "name": token });
+            proptest::prop_assert_eq!(parse::<RaiseEventRequest>(&written(body)).unwrap().value.name, token);
+        }
     }
 
     #[test]
