@@ -83,12 +83,25 @@ impl ConfigFile {
         };
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|cause| wrong(&cause))?;
-        // The message alone: the text round the place may hold a token.
-        let config: Self = toml::from_str(&text).map_err(|cause| wrong(&cause.message()))?;
+        let config = Self::parse(&text).map_err(|why| wrong(&why))?;
         if config.contexts.values().any(|context| context.token.is_some()) {
             check_private(&file, &path)?;
         }
         Ok(config)
+    }
+
+    /// What is wrong is told without what stands there, which may be a token.
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|cause: toml::de::Error| {
+            let before = cause.span().and_then(|place| text.get(..place.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            match cause.message().rsplit_once(", expected ") {
+                Some((wrong, wanted)) if wrong.starts_with("invalid ") => {
+                    format!("line {line}: expected {wanted}")
+                }
+                _ => format!("line {line}: {}", cause.message()),
+            }
+        })
     }
 
     /// Writes the file in one step, for its owner's eyes only.
@@ -296,12 +309,53 @@ mod tests {
     #[test]
     fn fuzz_config_file() {
         bolero::check!().for_each(|bytes: &[u8]| {
-            if let Ok(config) = toml::from_str::<ConfigFile>(&String::from_utf8_lossy(bytes)) {
+            is_kept_or_refused(&String::from_utf8_lossy(bytes));
+        });
+    }
+
+    /// What is read is read again as it is written; what is refused is told without what stands there.
+    fn is_kept_or_refused(text: &str) {
+        match ConfigFile::parse(text) {
+            Ok(config) => {
                 let written = toml::to_string(&config).unwrap();
-                let read: ConfigFile = toml::from_str(&written).unwrap();
+                let read = ConfigFile::parse(&written).unwrap();
                 assert_eq!(toml::to_string(&read).unwrap(), written);
             }
-        });
+            Err(why) => assert!(!why.is_empty() && !why.contains('\n'), "{why}"),
+        }
+        if !text.contains("canary") {
+            let why = ConfigFile::parse(&text.replace('"', "\"canary")).err();
+            assert!(why.is_none_or(|why| !why.contains("\"canary")), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_value_of_the_file_is_shown() {
+        for text in [
+            "contexts.prod = 'canary'",
+            "current_context = ['canary']",
+            "[contexts.prod]\napi_url = 'x'\ntoken = { canary = 'canary' }",
+            "contexts = \"canary, expected \"",
+            "[contexts.prod]\napi_url = 'canary",
+        ] {
+            let why = ConfigFile::parse(text).unwrap_err();
+            assert!(!why.contains("canary"), "{text}: {why}");
+        }
+        let why = ConfigFile::parse("\n[contexts.prod]\napi_url = 1").unwrap_err();
+        assert_eq!(why, "line 3: expected a string");
+        let why = ConfigFile::parse("[contexts.prod]\nurl = 'x'").unwrap_err();
+        assert!(why.contains("line 2: unknown field `url`"), "{why}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_file_holds_it_is_kept_or_refused(
+            any in ".*",
+            near in "((current_context|contexts|token|api_url|x) = (\"[a-z, ]{0,9}\"|'x'|[0-9]{1,3}|\\{\\})?\n|\\[contexts[.][a-z]?\\]\n){0,5}",
+        ) {
+            is_kept_or_refused(&any);
+            is_kept_or_refused(&near);
+        }
     }
 
     #[test]

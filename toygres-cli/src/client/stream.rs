@@ -32,9 +32,8 @@ impl Lines {
     /// The next line without its end; none at the end.
     pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+            if let Some(line) = whole_line(&mut self.buffer) {
+                return Some(line);
             }
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
@@ -46,6 +45,13 @@ impl Lines {
             }
         }
     }
+}
+
+/// Takes the first line, if its end is there.
+fn whole_line(buffer: &mut Vec<u8>) -> Option<String> {
+    let end = buffer.iter().position(|byte| *byte == b'\n')?;
+    let line: Vec<u8> = buffer.drain(..=end).collect();
+    Some(String::from_utf8_lossy(&line[..end]).into_owned())
 }
 
 impl Client {
@@ -79,5 +85,43 @@ impl Client {
     /// The document that an event brings.
     pub(crate) fn event_data<T: serde::de::DeserializeOwned>(&self, event: &Event) -> Result<T, Failure> {
         self.decode(event.data.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::strategy::Strategy as _;
+
+    /// In whatever pieces a text comes, its lines are the same.
+    fn is_read_line_by_line(pieces: &[Vec<u8>]) {
+        let (mut buffer, mut lines) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            lines.extend(std::iter::from_fn(|| whole_line(&mut buffer)));
+        }
+        lines.push(String::from_utf8_lossy(&buffer).into_owned());
+        let text = pieces.concat();
+        let wanted = text.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
+        assert_eq!(lines, wanted.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn fuzz_lines() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let pieces: Vec<_> = bytes.chunks(1 + bytes.len() / 4).map(<[u8]>::to_vec).collect();
+            is_read_line_by_line(&pieces);
+        });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_text_has_the_same_lines_in_whatever_pieces_it_comes(
+            pieces in proptest::collection::vec("[a-zä\\n\\r]{0,9}".prop_map(String::into_bytes), 0..9),
+            bytes: Vec<Vec<u8>>,
+        ) {
+            is_read_line_by_line(&pieces);
+            is_read_line_by_line(&bytes);
+        }
     }
 }

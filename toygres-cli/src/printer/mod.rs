@@ -174,10 +174,79 @@ pub(crate) fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use toygres_models::problem::Problem;
+
+    /// A line of a log, of a server's or an instance's, is one line, and steers nothing.
+    fn is_one_line(text: &str) {
+        for (format, instance) in [
+            (Format::Table, false),
+            (Format::Wide, false),
+            (Format::Table, true),
+            (Format::Json, true),
+        ] {
+            let printer = Printer {
+                format,
+                colour: false,
+                captured: Some(RefCell::default()),
+            };
+            if instance {
+                printer.instance_log_line(text).unwrap();
+            } else {
+                printer.log_line(text).unwrap();
+            }
+            let shown = printer.captured.as_ref().unwrap().take();
+            let line = shown.strip_suffix('\n').unwrap();
+            assert!(!line.contains('\n'), "{line:?}");
+            // A document is for programs.
+            let steers = |c: char| c.is_control() && c != '\t';
+            assert!(
+                printer.format == Format::Json || !line.contains(steers),
+                "{line:?}"
+            );
+        }
+    }
+
+    /// What a server, or something else in its place, gives as the cause can be shown, each part on a line.
+    fn is_a_failure(body: &[u8]) {
+        let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+            return;
+        };
+        let (code, status) = (problem.code.clone(), problem.status);
+        let failure = Failure::from(problem);
+        assert!(failure.message.contains(&code) && failure.exit == Exit::Failed);
+        assert_eq!(failure.passing, status >= 500 || status == 429);
+    }
+
+    #[test]
+    fn fuzz_what_others_wrote() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            is_one_line(&String::from_utf8_lossy(bytes));
+            is_a_failure(bytes);
+        });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_others_wrote_is_shown_on_one_line(
+            any in r"(.|[\x00-\x1f]){0,30}", level in "(ERROR|INFO|\\PC{0,9})", status: u16, code in "[a-z_]{0,9}",
+        ) {
+            is_one_line(&any);
+            let line = serde_json::json!({ "timestamp": any, "level": level, "message": any, "x": { "y": any }, "z": any });
+            is_one_line(&line.to_string());
+            let errors = [serde_json::json!({ "field": any, "message": any })];
+            let problem = serde_json::json!({
+                "type": "about:blank", "title": any, "status": status, "detail": any, "code": code, "trace_id": any,
+                "errors": errors,
+            });
+            is_a_failure(problem.to_string().as_bytes());
+        }
+    }
+
     #[test]
     fn what_others_wrote_can_not_steer_the_terminal() {
         assert_eq!(
-            super::clean("a\x1b[2Jb\r\n\u{9b}c"),
+            clean("a\x1b[2Jb\r\n\u{9b}c"),
             "a\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c"
         );
     }

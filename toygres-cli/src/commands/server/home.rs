@@ -34,7 +34,11 @@ pub(super) fn running(paths: &Paths) -> Result<Option<Running>> {
 
 /// What the pid file says, whether or not that process runs.
 pub(super) fn recorded_pid(paths: &Paths) -> Option<i32> {
-    let text = std::fs::read_to_string(&paths.pid_file).ok()?;
+    pid_in(&std::fs::read_to_string(&paths.pid_file).ok()?)
+}
+
+/// Never a number that stands for many processes (kill(2)).
+fn pid_in(text: &str) -> Option<i32> {
     text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
@@ -107,4 +111,33 @@ pub(super) fn unwritable(path: &Path, cause: &std::io::Error) -> Failure {
 
 fn url_file(paths: &Paths) -> PathBuf {
     paths.home.join("server.url")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stop::is_gone;
+    use super::*;
+
+    /// A pid file names one process or none; a process is there whatever its name is.
+    fn is_one_process_or_none(bytes: &[u8]) {
+        assert!(pid_in(&String::from_utf8_lossy(bytes)).is_none_or(|pid| pid > 0));
+        for (state, gone) in [(b'S', false), (b'R', false), (b'Z', true)] {
+            let status = [b"17 (", bytes, b") ", &[state], b" 1 17 17 0 -1"].concat();
+            assert_eq!(is_gone(&status), gone, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn fuzz_pid_file() {
+        bolero::check!().for_each(is_one_process_or_none);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_pid_file_names_one_process_or_none(bytes: Vec<u8>, near in "[ +-]?[0-9]{0,11}[ \r]?\n?.{0,9}", pid in 1..i32::MAX) {
+            is_one_process_or_none(&bytes);
+            is_one_process_or_none(near.as_bytes());
+            proptest::prop_assert_eq!(pid_in(&format!("{pid}\n")), Some(pid));
+        }
+    }
 }

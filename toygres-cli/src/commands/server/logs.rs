@@ -98,6 +98,10 @@ impl LogFile {
     fn seek_to_last(&mut self, lines: usize) -> Result<()> {
         let find = |file: &mut File| -> std::io::Result<()> {
             let end = file.metadata()?.len();
+            if lines == 0 {
+                file.seek(SeekFrom::Start(end))?;
+                return Ok(());
+            }
             let mut begin = end;
             let mut breaks = 0;
             while begin > 0 {
@@ -109,8 +113,8 @@ impl LogFile {
                     let after = block_begin + offset as u64 + 1;
                     // The line break at the very end ends the last line, it begins none.
                     breaks += usize::from(after < end);
-                    if lines == 0 || breaks == lines {
-                        file.seek(SeekFrom::Start(if lines == 0 { end } else { after }))?;
+                    if breaks == lines {
+                        file.seek(SeekFrom::Start(after))?;
                         return Ok(());
                     }
                 }
@@ -154,4 +158,66 @@ impl LogFile {
 
 fn unreadable(path: &Path, cause: &std::io::Error) -> Failure {
     Failure::failed(format!("the log {} can't be read", path.display())).why(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// The last lines, and then those that are written, each once.
+    fn is_read_line_by_line(path: &Path, first: &[u8], then: &[u8]) {
+        let text = String::from_utf8_lossy(first);
+        let all: Vec<&str> = text.lines().collect();
+        for lines in [0, 1, 3, usize::MAX] {
+            std::fs::write(path, first).unwrap();
+            let mut log = LogFile::open(path.to_owned()).unwrap();
+            log.seek_to_last(lines).unwrap();
+            let mut read = log.read_lines(false).unwrap();
+            let mut file = File::options().append(true).open(path).unwrap();
+            file.write_all(then).unwrap();
+            read.extend(log.read_lines(true).unwrap());
+            let mut wanted = first.to_vec();
+            if lines == 0 {
+                wanted.clear();
+            }
+            wanted.extend_from_slice(then);
+            let wanted = String::from_utf8_lossy(&wanted);
+            let skipped = match lines {
+                0 => 0,
+                lines => all.len().saturating_sub(lines),
+            };
+            assert_eq!(
+                read,
+                wanted.lines().skip(skipped).collect::<Vec<_>>(),
+                "{lines} of {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn fuzz_log_of_the_server() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let (first, then) = bytes.split_at(bytes.len() / 2);
+            is_read_line_by_line(file.path(), first, then);
+        });
+    }
+
+    #[test]
+    fn no_lines_are_no_part_of_one_either() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        is_read_line_by_line(file.path(), b"unfinished", b" now\nnew\n");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_in_a_log_it_is_read_line_by_line(
+            first: Vec<u8>, then: Vec<u8>, near in proptest::array::uniform2("([a-zä]{0,3}\r?\n?){0,6}"),
+        ) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            is_read_line_by_line(file.path(), &first, &then);
+            is_read_line_by_line(file.path(), near[0].as_bytes(), near[1].as_bytes());
+        }
+    }
 }

@@ -81,16 +81,17 @@ fn signal(process: &OwnedFd, signal: Signal) -> Result<()> {
 async fn ended(pid: i32, limit: Duration) -> bool {
     let gone = async {
         loop {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // "PID (NAME) STATE ...", where the name may hold anything.
-            if stat
-                .rsplit_once(") ")
-                .is_none_or(|(_, state)| state.starts_with('Z'))
-            {
+            if is_gone(&std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()) {
                 return;
             }
             tokio::time::sleep(POLL_PAUSE).await;
         }
     };
     tokio::time::timeout(limit, gone).await.is_ok()
+}
+
+/// "PID (NAME) STATE ...", where the name may be any bytes.
+pub(super) fn is_gone(status: &[u8]) -> bool {
+    let behind = status.iter().rposition(|byte| *byte == b')');
+    behind.is_none_or(|at| status[at..].starts_with(b") Z"))
 }
