@@ -101,11 +101,14 @@ async fn ask(
         query: "select pg_catalog.current_setting('server_version'), system_identifier \
                 from pg_catalog.pg_control_system()",
     };
-    let answer = session::ask(&serving.endpoint, authority, &question).await?;
-    let [Some(version), Some(identifier)] = answer.as_slice() else {
+    understood(&session::ask(&serving.endpoint, authority, &question).await?)
+}
+
+/// Version and identity, which are kept and shown.
+pub(crate) fn understood(answer: &[Option<String>]) -> Result<(String, u64), Fault> {
+    let [Some(version), Some(identifier)] = answer else {
         return Err(Fault::Protocol("it does not answer what was asked"));
     };
-    // It is kept, and shown.
     let is_version =
         version.len() <= LONGEST_VERSION && version.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     match identifier.parse::<i64>() {

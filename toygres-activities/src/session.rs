@@ -409,7 +409,90 @@ mod tests {
         bolero::check!().for_each(is_understood_or_refused);
     }
 
+    const PASSWORD: &str = "canary-password";
+
+    /// Has a session with a server that says this, whatever it is told. It is not told the password, and what is taken
+    /// of it can be shown.
+    fn has_a_session(says: &[u8]) -> Option<(String, u64)> {
+        let question = Question {
+            user: "postgres",
+            password: &Secret::new(PASSWORD.to_owned()),
+            database: "postgres",
+            options: "-c search_path=pg_catalog",
+            query: "select 1",
+        };
+        let mut told = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = runtime.block_on(converse(tokio::io::join(says, &mut told), &question));
+        assert!(
+            !told
+                .windows(PASSWORD.len())
+                .any(|part| part == PASSWORD.as_bytes())
+        );
+        match answer.and_then(|row| crate::connection::understood(&row)) {
+            Ok((version, identifier)) => {
+                assert!(
+                    version.len() <= 128 && !version.contains(char::is_control),
+                    "{version:?}"
+                );
+                Some((version, identifier))
+            }
+            Err(Fault::Refused(state)) => {
+                assert!(state.len() == 5 && state.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn fuzz_session() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            has_a_session(bytes);
+        });
+    }
+
+    /// A message of this kind.
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind], &length(body).ok().unwrap()[..], body].concat()
+    }
+
     proptest! {
+        #[test]
+        fn whatever_a_server_says_it_is_not_told_the_password(
+            bytes: Vec<u8>,
+            messages in proptest::collection::vec(
+                ("[RKZTDCENSA1]", prop_oneof![
+                    any::<Vec<u8>>(),
+                    (0..13_u32, "(SCRAM-SHA-256|MD5)?\u{0}{0,2}").prop_map(|(code, rest)| {
+                        [&code.to_be_bytes()[..], rest.as_bytes()].concat()
+                    }),
+                ]),
+                0..9,
+            ),
+        ) {
+            has_a_session(&bytes);
+            let messages: Vec<u8> = messages.iter().flat_map(|(kind, body)| message(kind.as_bytes()[0], body)).collect();
+            has_a_session(&messages);
+        }
+
+        #[test]
+        fn what_an_honest_server_answers_is_understood(version in "[ -~]{0,130}", identifier: i64) {
+            let number = identifier.to_string();
+            let mut row = 2_u16.to_be_bytes().to_vec();
+            for value in [&version, &number] {
+                row.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+                row.extend(value.as_bytes());
+            }
+            let says = [
+                message(b'R', &[0; 4]), message(b'Z', b"I"), message(b'T', b""), message(b'D', &row),
+                message(b'C', b"SELECT 1\0"), message(b'Z', b"I"),
+            ];
+            let answer = has_a_session(&says.concat());
+            let wanted = (version.len() <= 128).then_some((version, identifier.cast_unsigned()));
+            prop_assert_eq!(answer, wanted);
+        }
+
         #[test]
         fn whatever_a_server_says_is_understood_or_refused(
             bytes: Vec<u8>, near in "r=[!-~]{0,9},s=[A-Za-z0-9+/]{0,8}={0,2},i=-?[0-9]{0,12}(,.*)?",

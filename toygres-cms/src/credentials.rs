@@ -307,3 +307,64 @@ fn file_error(path: &Path, error: std::io::Error) -> Error {
 fn config(code: &'static str, message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, code, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> MasterKey {
+        MasterKey::from_base64(&Secret::new(STANDARD.encode([7; KEY_BYTES]))).unwrap()
+    }
+
+    /// As a key, and as what is stored: used, or refused without being shown.
+    fn is_used_or_refused(key: &MasterKey, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        match MasterKey::from_base64(&Secret::new(text.clone())) {
+            Ok(_) => assert!(STANDARD.decode(text.trim()).is_ok_and(|it| it.len() == KEY_BYTES)),
+            Err(error) => {
+                assert_eq!(error.code(), "master_key_invalid");
+                assert!(text.len() < 24 || !format!("{error:?}").contains(&text));
+            }
+        }
+        let instance_id = InstanceId::generate();
+        let (nonce, ciphertext) = bytes.split_at(bytes.len().min(NONCE_BYTES));
+        let mut stored = Stored {
+            key_id: key.id.to_vec(),
+            nonce: nonce.to_vec(),
+            ciphertext: ciphertext.to_vec(),
+        };
+        // Only what this key has encrypted, for this instance, is a password.
+        let refused = |stored: &Stored| key.decrypt(instance_id, stored).unwrap_err().kind();
+        assert_eq!(refused(&stored), ErrorKind::Internal);
+        let (nonce, ciphertext) = key.encrypt(instance_id, &Secret::new(text.clone())).unwrap();
+        stored.nonce = nonce.to_vec();
+        stored.ciphertext = ciphertext;
+        assert_eq!(key.decrypt(instance_id, &stored).unwrap().reveal(), &text);
+        stored.key_id = bytes.to_vec();
+        assert_eq!(refused(&stored), ErrorKind::Config);
+    }
+
+    #[test]
+    fn fuzz_stored_password() {
+        let key = key();
+        bolero::check!().for_each(|bytes: &[u8]| is_used_or_refused(&key, bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_stored_it_is_used_or_refused(
+            bytes: Vec<u8>, near in "[ \n]?[A-Za-z0-9+/]{40,44}={0,2}\n?", damaged: prop::sample::Index, bit in 0..8_u8,
+        ) {
+            let key = key();
+            is_used_or_refused(&key, &bytes);
+            is_used_or_refused(&key, near.as_bytes());
+            let instance_id = InstanceId::generate();
+            let (nonce, mut ciphertext) = key.encrypt(instance_id, &Secret::new(near)).unwrap();
+            let damaged = damaged.index(ciphertext.len());
+            ciphertext[damaged] ^= 1 << bit;
+            let stored = Stored { key_id: key.id.to_vec(), nonce: nonce.to_vec(), ciphertext };
+            prop_assert_eq!(key.decrypt(instance_id, &stored).unwrap_err().kind(), ErrorKind::Internal);
+        }
+    }
+}

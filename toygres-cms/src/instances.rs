@@ -557,7 +557,31 @@ mod tests {
 
     #[test]
     fn fuzz_selector() {
-        bolero::check!().for_each(|bytes: &[u8]| is_a_name_or_an_id(&String::from_utf8_lossy(bytes)));
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            is_a_name_or_an_id(&text);
+            matches_what_was_meant(&text);
+        });
+    }
+
+    /// What a pattern of `like` lets through, read back as the glob that it was made of.
+    fn matches_what_was_meant(glob: &str) {
+        let pattern = like_pattern(glob);
+        let mut read = String::new();
+        let mut characters = pattern.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '%' => read.push('*'),
+                '_' => read.push('?'),
+                '\\' => {
+                    let literal = characters.next().unwrap();
+                    assert!(matches!(literal, '%' | '_' | '\\'), "{pattern}");
+                    read.push(literal);
+                }
+                other => read.push(other),
+            }
+        }
+        assert_eq!(read, glob);
     }
 
     proptest! {
@@ -571,6 +595,13 @@ mod tests {
             ],
         ) {
             is_a_name_or_an_id(&text);
+        }
+
+        #[test]
+        fn a_glob_has_no_other_meaning_in_sql(any in ".*", near in r"[a*?%_\\]{0,9}") {
+            for glob in [any, near] {
+                matches_what_was_meant(&glob);
+            }
         }
     }
 }
