@@ -273,6 +273,12 @@ mod tests {
         assert!(failure.message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
     }
 
+    #[test]
+    fn every_failure_has_a_code() {
+        let nameless = Failure::app("", "message").encode();
+        assert_eq!(Failure::decode(&nameless).code, "unknown");
+    }
+
     fn is_some_failure(text: &str) {
         let read = Failure::decode(text);
         assert!(!read.code.is_empty(), "{read:?}");

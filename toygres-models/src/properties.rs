@@ -44,6 +44,10 @@ where
     T: FromStr<Err: Display> + Display + Serialize + DeserializeOwned + PartialEq + Debug,
 {
     let as_json = serde_json::from_value::<T>(json!(text));
+    // In the wrong place, it may be a secret.
+    if let Err(error) = serde_json::from_value::<T>(json!(format!("{text}\ncanary"))) {
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
     match text.parse::<T>() {
         Ok(value) => {
             assert_eq!(&as_json.unwrap(), &value);
@@ -146,7 +150,9 @@ proptest! {
     #[test]
     fn what_a_token_and_a_quota_may_be(
         name in text(), scope in select(TokenScope::ALL), owner in option::of(text()),
-        numbers in proptest::array::uniform3(option::of(prop_oneof![any::<i64>(), -9..4_000_i64])),
+        numbers in proptest::array::uniform3(option::of(prop_oneof![
+            any::<i64>(), -2..3_i64, 3649..3652_i64, 999_999_999..1_000_000_002_i64,
+        ])),
     ) {
         let [days, instances, storage] = numbers;
         let sent = json!({ "name": name, "scope": scope, "user_name": owner, "expires_in_days": days });

@@ -138,6 +138,8 @@ mod tests {
             pid in 1..i32::MAX, port: u16, ready in "(ready|standby|starting|stopping) {0,4}", socket in "[/a-z]{0,9}",
         ) {
             let text = format!("{pid}\n/data\n1893456000\n{port}\n{socket}\n127.0.0.1\n  1 2\n{ready}\n");
+            let many = format!("-{text}");
+            prop_assert!(Postmaster::parse(&many).is_none());
             let read = Postmaster::parse(&text).unwrap();
             prop_assert_eq!((read.pid, read.port), (pid, Some(port)));
             prop_assert_eq!(read.is_ready, matches!(ready.trim(), "ready" | "standby"));
