@@ -6,11 +6,10 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
+use toygres_testing::seed;
 
 /// Names the file that accounts are appended to, one JSON document a line.
 const FILE: &str = "TOYGRES_CHAOS_ACCOUNT";
-/// The number that all randomness comes of.
-const SEED: &str = "TOYGRES_CHAOS_SEED";
 /// Set: as long as it takes to trust it, rather than as long as everybody waits for a test.
 const LONG: &str = "TOYGRES_CHAOS_LONG";
 /// A `chaos-server` of an older version, as `scripts/chaos-old-server.sh` builds it.
@@ -37,21 +36,6 @@ pub fn old_server() -> Option<&'static str> {
 #[must_use]
 pub fn random(test: &str) -> StdRng {
     StdRng::seed_from_u64(seed(test))
-}
-
-/// The seed of the test of this name, printed as that of the run.
-#[must_use]
-pub fn seed(test: &str) -> u64 {
-    let given = std::env::var(SEED).ok();
-    let seed: u64 = match given {
-        Some(text) => text.parse().expect("TOYGRES_CHAOS_SEED is a number"),
-        None => rand::random(),
-    };
-    eprintln!("{test}: to do the same again, set {SEED}={seed}");
-    let name: u64 = test
-        .bytes()
-        .fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    seed ^ name
 }
 
 /// The account of one sort of fault. Written down when it is dropped, unless the test failed.

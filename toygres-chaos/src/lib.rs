@@ -18,8 +18,9 @@ mod link;
 mod platform;
 mod process;
 
-pub use account::{Account, long, old_server, random, seed};
+pub use account::{Account, long, old_server, random};
 pub use faults::{Call, Effect, Fault, Faults, Moment};
 pub use link::{Link, Traffic};
 pub use platform::SharedPlatform;
 pub use process::{ServerOptions, ServerProcess, Setup};
+pub use toygres_testing::seed;

@@ -27,7 +27,7 @@ use toygres_platform::conformance::{Hooks, PASSWORD, connect, new_spec};
 use toygres_platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use toygres_platform::{InstanceRef, InstanceSpec, Observation, Platform, Storage};
 use toygres_testing::proxy::{After, Fault, FaultProxy, Rule, Verb};
-use toygres_testing::wait_for;
+use toygres_testing::{seed, wait_for};
 
 /// How long an instance may take to come or to go while there are faults, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -206,7 +206,10 @@ fn is_write(verb: Verb) -> bool {
 }
 
 fn is_for_writes(fault: &Fault) -> bool {
-    matches!(fault, Fault::DoneButStatus(_) | Fault::DoneButReset)
+    matches!(
+        fault,
+        Fault::DoneButStatus(_) | Fault::DoneButReset | Fault::DoneButHang
+    )
 }
 
 /// An instance each of whose calls meets each of these faults once.
@@ -261,6 +264,8 @@ async fn each_call_may_meet_each_fault() {
         ("trouble", vec![status(500), status(503), done_but(500)]),
         ("too-late", vec![status(410), status(504), done_but(504)]),
         ("slow", vec![latency, Fault::DoneButReset]),
+        // Each is given up after ten seconds, so that this one takes two minutes, beside the others.
+        ("silent", vec![Fault::DoneButHang]),
         ("reset", vec![Fault::ResetMidBody { after_bytes: 20 }]),
     ];
     let lives = lives
@@ -274,8 +279,7 @@ async fn a_fifth_of_all_calls_may_fail() {
     let Some(kubeconfig) = kubeconfig("faults") else {
         return;
     };
-    let seed: u64 = rand::random();
-    eprintln!("a fifth of all calls: seed {seed}");
+    let seed = seed("a fifth of all calls");
     let scene = &Scene::start(&kubeconfig).await;
     let anything = [
         ("latency", Fault::Latency(Duration::from_millis(500))),

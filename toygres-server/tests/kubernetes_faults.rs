@@ -20,7 +20,7 @@ use toygres_platform::Platform;
 use toygres_platform::conformance::Hooks;
 use toygres_platform::kubernetes::KubernetesPlatform;
 use toygres_testing::proxy::{Fault, FaultProxy, Rule, Verb};
-use toygres_testing::{TestServer, TestServerOptions};
+use toygres_testing::{TestServer, TestServerOptions, seed};
 
 const PASSWORD: &str = "kubernetes-faults-secret";
 
@@ -36,8 +36,7 @@ async fn ten_databases_at_once_come_and_go_with_a_tenth_of_all_calls_failing() {
     let Some(kubeconfig) = kubeconfig("server_faults") else {
         return;
     };
-    let seed: u64 = rand::random();
-    eprintln!("a tenth of all calls: seed {seed}");
+    let seed = seed("a tenth of all calls");
     let kubernetes = &Kubernetes::start(kubeconfig.clone()).await;
     let made = &Made::watch(&kubernetes.client, &kubernetes.namespace);
     let proxy = FaultProxy::start(&kubeconfig).await;
@@ -69,6 +68,9 @@ async fn ten_databases_at_once_come_and_go_with_a_tenth_of_all_calls_failing() {
     for verb in [Verb::Apply, Verb::Delete] {
         let rule = Rule::new(Fault::DoneButStatus(500)).verb(verb);
         rules.push(("done but 500", rule.chance(0.03, seed)));
+        // Few: each is given up after ten seconds.
+        let rule = Rule::new(Fault::DoneButHang).verb(verb);
+        rules.push(("done but no answer", rule.every(25)));
     }
     let rules: Vec<_> = rules
         .into_iter()
@@ -107,4 +109,7 @@ async fn ten_databases_at_once_come_and_go_with_a_tenth_of_all_calls_failing() {
     let calls = proxy.requests().len();
     eprintln!("a tenth of all calls: {all} of {calls}: {}", fired.join(", "));
     assert!(all > 10);
+    for (name, rule) in &rules {
+        assert!(*name != "done but no answer" || rule.fired() > 0, "{name}");
+    }
 }

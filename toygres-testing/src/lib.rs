@@ -17,6 +17,7 @@ mod otlp;
 mod postgres;
 #[cfg(feature = "kubernetes")]
 pub mod proxy;
+mod seed;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
@@ -33,6 +34,7 @@ pub use observability::{Observability, Program, observability_programs, store_pr
 #[cfg(feature = "otlp")]
 pub use otlp::{OtlpAnswer, OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan};
 pub use postgres::{TestDatabase, TestPostgres, server_programs};
+pub use seed::seed;
 #[cfg(feature = "server")]
 pub use server::{TestServer, TestServerOptions};
 #[cfg(feature = "server")]

@@ -362,6 +362,31 @@ async fn done_but_reset() {
 }
 
 #[tokio::test]
+async fn done_but_without_an_answer() {
+    on_cluster("done_but_without_an_answer", async |scene| {
+        let rule = scene
+            .proxy
+            .inject(Rule::new(Fault::DoneButHang).verb(Verb::Create).times(1));
+        let creating = scene.create("one");
+        tokio::pin!(creating);
+        let done = async {
+            wait_for("it to be done", LIMIT, || async {
+                scene.exists("one").await.then_some(())
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        };
+        tokio::select! {
+            told = &mut creating => panic!("an answer: {told:?}"),
+            () = done => {}
+        }
+        assert_eq!(rule.fired(), 1);
+        assert_eq!(refused_with(scene.create("one").await).reason, "AlreadyExists");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn reset_within_the_answer() {
     on_cluster("reset_within_the_answer", async |scene| {
         let rule = scene

@@ -45,6 +45,10 @@ pub(super) async fn answer(
                 forward.await?.into_body().collect().await?;
                 return Err("the connection is reset in place of the answer".into());
             }
+            Fault::DoneButHang => {
+                forward.await?.into_body().collect().await?;
+                return std::future::pending().await;
+            }
             Fault::ResetMidBody { after_bytes } => {
                 let (parts, body) = forward.await?.into_parts();
                 let reset = async {

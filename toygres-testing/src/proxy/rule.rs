@@ -41,6 +41,8 @@ pub enum Fault {
     DoneButStatus(u16),
     /// The API server does it, but the connection is reset without an answer.
     DoneButReset,
+    /// The API server does it, but there is never an answer.
+    DoneButHang,
     /// The connection is reset after so many bytes of the answer's body (at its end, if it is shorter and its length
     /// was not announced).
     ResetMidBody {
