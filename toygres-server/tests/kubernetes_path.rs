@@ -149,7 +149,7 @@ async fn whole_path(test: &str, version: &str) {
     let deletion = server.request_delete("demo").await;
     cluster::note(&format!("{version} deleted"), cluster.succeeds(&deletion).await);
     // At the moment it is called deleted.
-    assert_eq!(cluster.left_over().await, Vec::<String>::new());
+    assert_eq!(cluster.objects().await, Vec::<String>::new());
     assert_eq!(server.get("/api/instances/demo").await.0, 404);
     cluster.stop().await;
 }

@@ -195,7 +195,7 @@ stuck! {
         let release = Patch::Merge(finalizers(Value::Null));
         claims.patch(&claim, &PatchParams::default(), &release).await.unwrap();
         note("finalizer: over", cluster.succeeds(&deletion).await);
-        assert_eq!(cluster.left_over().await, Vec::<String>::new());
+        assert_eq!(cluster.objects().await, Vec::<String>::new());
         cluster.stop().await;
     }
 

@@ -4,7 +4,7 @@
 
 mod cluster;
 
-use cluster::{Cluster, PATIENCE, Stopped, connect, destroy, note, run_on_volume};
+use cluster::{Cluster, PATIENCE, Stopped, connect, destroy, note, object_name, run_on_volume};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -221,7 +221,7 @@ async fn a_claim_that_is_deleted_is_an_alarm_and_never_made_anew() {
     // What is left of it can be removed.
     let deletion = cluster.server.request_delete("demo").await;
     cluster.succeeds(&deletion).await;
-    assert_eq!(cluster.left_over().await, Vec::<String>::new());
+    assert_eq!(cluster.objects().await, Vec::<String>::new());
     cluster.stop().await;
 }
 
@@ -242,18 +242,41 @@ async fn a_volume_that_was_emptied_is_an_alarm_and_no_database_is_made_on_it() {
     let Some(cluster) = Cluster::start(test).await else {
         return;
     };
-    let name = cluster.created("demo").await;
-    run_on_volume(&cluster.namespace, &name, "rm -rf /data/15").await;
+    let accepted = cluster.create("demo").await;
+    cluster.succeeds(&accepted).await;
+    let name = object_name(&accepted);
+    cluster
+        .execute("demo", "create table kept as select 7 as value")
+        .await;
+    run_on_volume(&cluster.namespace, &name, "mv /data/15 /data/aside").await;
     destroy::<Pod>(
         &cluster.namespace,
         &format!("{name}-0"),
         PropagationPolicy::Background,
     )
     .await;
-    let (said, took) = cluster.told_of("demo", "crash_loop").await;
+    let (said, took) = cluster.told_of("demo", "storage_missing").await;
     assert!(said.contains("not on this volume any more"), "{said}");
     note("emptied volume: told", took);
-    run_on_volume(&cluster.namespace, &name, "test ! -e /data/15").await;
+    let id = accepted.instance.id.to_string();
+    let finding = cluster.found("storage_missing", &id).await;
+    assert!(finding.remedy.contains("bring the data back"), "{finding:?}");
+    cluster.cannot_be_fixed(&finding).await;
+    cluster.two_sweeps().await;
+    let (_, instance) = cluster.server.get("/api/instances/demo").await;
+    assert_eq!(instance["state"], "degraded");
+    assert_eq!(cluster.events("demo", "alarm").await.len(), 1, "said once");
+
+    let bring_back = "test ! -e /data/15 && mv /data/aside /data/15";
+    run_on_volume(&cluster.namespace, &name, bring_back).await;
+    note("emptied volume: over", cluster.recovers("demo").await);
+    let mut connection = cluster.connect("demo").await.unwrap();
+    let value: i32 = sqlx::query_scalar("select value from kept")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(value, 7);
+    cluster.no_drift().await;
     cluster.stop().await;
 }
 

@@ -1,13 +1,13 @@
 //! What the cluster has of instances, kept up to date by watches: one a kind and namespace for the whole process, so
 //! that looking and waiting cost the API server nothing.
 
-use super::manifests::{MANAGED, clients_service_name, pod_name};
+use super::manifests::{MANAGED, MANAGER, clients_service_name, pod_name};
 use crate::InstanceRef;
 use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
@@ -266,18 +266,26 @@ impl Start<'_> {
     fn kinds(&self, watches: &mut JoinSet<()>) -> Kinds {
         let any = || watcher::Config::default().timeout(WATCH_SECONDS);
         let managed = || any().labels(MANAGED);
+        let nobody = |_: &ManagedFieldsEntry| false;
+        let toygres = |writer: &ManagedFieldsEntry| writer.manager.as_deref() == Some(MANAGER);
         Kinds {
-            stateful_sets: self.objects(watches, managed()),
-            pods: self.objects(watches, managed()),
-            claims: self.objects(watches, managed()),
-            services: self.objects(watches, managed()),
-            policies: self.objects(watches, managed()),
-            secrets: self.objects(watches, managed()),
-            warnings: self.objects(watches, any().fields("type=Warning")),
+            stateful_sets: self.objects(watches, managed(), nobody),
+            pods: self.objects(watches, managed(), nobody),
+            claims: self.objects(watches, managed(), nobody),
+            services: self.objects(watches, managed(), nobody),
+            policies: self.objects(watches, managed(), nobody),
+            secrets: self.objects(watches, managed(), toygres),
+            warnings: self.objects(watches, any().fields("type=Warning"), nobody),
         }
     }
 
-    fn objects<K>(&self, watches: &mut JoinSet<()>, which: watcher::Config) -> Store<K>
+    /// `writers`: of whom it is kept which fields they wrote.
+    fn objects<K>(
+        &self,
+        watches: &mut JoinSet<()>,
+        which: watcher::Config,
+        writers: fn(&ManagedFieldsEntry) -> bool,
+    ) -> Store<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -292,7 +300,8 @@ impl Start<'_> {
         let (store, writer) = reflector::store();
         let changed = self.changed.clone();
         let namespace = self.namespace.to_owned();
-        let events = watch_objects(api, which).modify(|object| object.managed_fields_mut().clear());
+        let events =
+            watch_objects(api, which).modify(move |object| object.managed_fields_mut().retain(writers));
         let followed =
             reflector::reflector(writer, events.backoff(Pauses::default())).for_each(move |event| {
                 match event {

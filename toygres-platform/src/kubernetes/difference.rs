@@ -2,12 +2,18 @@
 
 use serde_json::Value;
 
+/// What chooses pods or namespaces: one label more in it, and it chooses others.
+const SELECTORS: [&str; 3] = ["selector", "podSelector", "namespaceSelector"];
+
 /// The first field of `wanted` that `seen` does not have like this, as a path; what `seen` has beyond that is not
-/// toygres's.
+/// toygres's, but in a selector.
 pub(super) fn difference(wanted: &Value, seen: &Value) -> Option<String> {
     match (wanted, seen) {
         (Value::Object(wanted), Value::Object(seen)) => wanted.iter().find_map(|(key, value)| {
             let there = seen.get(key).unwrap_or(&Value::Null);
+            if SELECTORS.contains(&key.as_str()) && value != there {
+                return Some(key.clone());
+            }
             difference(value, there).map(|path| joined(key, &path))
         }),
         (Value::Array(wanted), Value::Array(seen)) if wanted.len() == seen.len() => {
@@ -77,6 +83,15 @@ mod tests {
         let wanted = json!({"spec": {"ports": [{"port": 5432}], "type": "ClusterIP"}});
         let seen = json!({"spec": {"ports": [{"port": 5432, "nodePort": 1}], "type": "ClusterIP", "clusterIP": "10.0.0.1"}});
         assert_eq!(difference(&wanted, &seen), None);
+    }
+
+    #[test]
+    fn a_selector_is_compared_as_a_whole() {
+        let of = |selector| json!({"spec": {"podSelector": {"matchLabels": selector}}});
+        let wanted = of(json!({"app": "shop"}));
+        assert_eq!(difference(&wanted, &wanted), None);
+        let seen = of(json!({"app": "shop", "no": "pod"}));
+        assert_eq!(difference(&wanted, &seen).as_deref(), Some("spec.podSelector"));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use super::config::Address;
 use super::difference::difference;
 use super::forward;
 use super::manifests::{
-    self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, governing_service, holding_data,
-    is_marked_as_holding_data, network_policy, stateful_set,
+    self, Contents, INSTANCE_ID, MANAGER, Wanted, claim, clients_service, file_of_another, governing_service,
+    holding_data, is_marked_as_holding_data, network_policy, stateful_set,
 };
-use super::reason::is_started;
+use super::reason::{is_started, why_not_ready};
 use crate::{InstanceRef, InstanceSpec, Storage};
 use chrono::{DateTime, Utc};
 use k8s_openapi::NamespaceResourceScope;
@@ -20,7 +20,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -39,10 +39,17 @@ impl KubernetesPlatform {
     pub(super) async fn apply_all(&self, spec: &InstanceSpec, storage: Storage) -> Result<()> {
         let wanted = self.wanted(spec)?;
         let claim = self.ensure_claim(&wanted, storage).await?;
+        let seen = self.cache.look(wanted.namespace, &spec.reference());
+        let service = ["ports", "selector"];
         let (service, governing, policy) = futures_util::future::try_join3(
-            self.apply(&wanted, clients_service(&wanted)),
-            self.apply(&wanted, governing_service(&wanted)),
-            self.apply(&wanted, network_policy(&wanted)),
+            self.apply_whole(&wanted, clients_service(&wanted), seen.clients_service, &service),
+            self.apply_whole(
+                &wanted,
+                governing_service(&wanted),
+                seen.governing_service,
+                &service,
+            ),
+            self.apply_whole(&wanted, network_policy(&wanted), seen.policy, &["podSelector"]),
         )
         .await?;
         let secret = self.ensure_secret(&wanted, &service, storage).await?;
@@ -68,7 +75,14 @@ impl KubernetesPlatform {
                 seen.has_all(&applied)
             })
             .await;
-        Ok(())
+        // What is on the volume only the server can see.
+        let seen = self.cache.look(wanted.namespace, &spec.reference());
+        match why_not_ready(&seen, &|_, _| None) {
+            Some((Reason::StorageMissing, message)) if storage != Storage::Create => {
+                Err(lost(Reason::StorageMissing, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What of an instance differs from what would be applied.
@@ -138,6 +152,9 @@ impl KubernetesPlatform {
                 let names = self.server_names(&wanted, service);
                 if let Some(why) = self.authority.is_outdated(&secret.metadata, &names, Utc::now()) {
                     all.push(why.to_owned());
+                }
+                if let Some(file) = file_of_another(&secret.metadata) {
+                    all.push(format!("data.{file} of the secret {name} is not as it should be"));
                 }
             }
             (Some(_), None) => {}
@@ -217,17 +234,18 @@ impl KubernetesPlatform {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), wanted.namespace);
         let there = call(&format!("read the secret {name}"), secrets.get_opt(&name)).await?;
         let now = Utc::now();
+        // Once said, it stays said: an `ensure` that was begun earlier may come late.
+        let held = there
+            .as_ref()
+            .is_some_and(|secret| is_marked_as_holding_data(&secret.metadata));
         let kept = there.filter(|secret| {
-            self.authority
-                .is_outdated(&secret.metadata, &names, now)
-                .is_none()
+            let outdated = self.authority.is_outdated(&secret.metadata, &names, now);
+            outdated.is_none() && file_of_another(&secret.metadata).is_none()
         });
         let certificate = match kept.as_ref().and_then(stored_certificate) {
             Some(certificate) => certificate,
             None => self.authority.issue(&names, now)?,
         };
-        // Once said, it stays said: an `ensure` that was begun earlier may come late.
-        let held = kept.is_some_and(|secret| is_marked_as_holding_data(&secret.metadata));
         let contents = Contents {
             certificate: &certificate,
             authority: self.authority.certificate(),
@@ -246,7 +264,10 @@ impl KubernetesPlatform {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let name = instance.object_name();
         let mark = Patch::Merge(holding_data());
-        let parameters = PatchParams::default();
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
         let marked = secrets.patch_metadata(&name, &parameters, &mark);
         call(&format!("mark the secret {name}"), marked).await?;
         Ok(())
@@ -321,6 +342,39 @@ impl KubernetesPlatform {
         }
     }
 
+    /// Applies an object of whose specification these fields are toygres's as a whole. What somebody else has put into
+    /// them is taken out first: applied, they would keep it, or be refused for it.
+    async fn apply_whole<K>(
+        &self,
+        wanted: &Wanted<'_>,
+        object: K,
+        seen: Option<Arc<K>>,
+        fields: &[&str],
+    ) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        if let Some(seen) = seen
+            && let (Ok(should), Ok(seen)) = (serde_json::to_value(&object), serde_json::to_value(&*seen))
+            && let Some(patch) = replacement(&should, &seen, fields)
+        {
+            let api: Api<K> = Api::namespaced(self.client.clone(), wanted.namespace);
+            let name = object.name_any();
+            let patch = Patch::Strategic(patch);
+            let parameters = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let doing = format!("put right the {} {name}", K::kind(&K::DynamicType::default()));
+            match call(&doing, api.patch(&name, &parameters, &patch)).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.apply(wanted, object).await
+    }
+
     async fn apply<K>(&self, wanted: &Wanted<'_>, object: K) -> Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
@@ -344,6 +398,24 @@ fn is_stuck(pod: &Pod, applied: &StatefulSet) -> bool {
         && pod.labels().get("controller-revision-hash") != status.update_revision.as_ref()
         && !is_started(pod)
         && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Has those of the fields that differ replaced, as a
+/// [strategic merge patch](https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/).
+fn replacement(should: &Value, seen: &Value, fields: &[&str]) -> Option<Value> {
+    let mut spec = serde_json::Map::new();
+    for field in fields {
+        let of = |object: &Value| json!({*field: object["spec"][field]});
+        if difference(&of(should), &of(seen)).is_some() {
+            let mut value = should["spec"][field].clone();
+            match &mut value {
+                Value::Array(items) => items.insert(0, json!({"$patch": "replace"})),
+                value => value["$patch"] = json!("replace"),
+            }
+            spec.insert((*field).to_owned(), value);
+        }
+    }
+    (!spec.is_empty()).then(|| json!({"spec": spec}))
 }
 
 fn stored_certificate(secret: &Secret) -> Option<ServerCertificate> {

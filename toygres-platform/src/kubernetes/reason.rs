@@ -1,6 +1,7 @@
 //! Why an instance is not ready, in one word and one sentence: from what Kubernetes says of its objects.
 
 use super::cache::Seen;
+use super::manifests::NO_DATABASE;
 use crate::words::printable;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -157,21 +158,26 @@ pub(super) fn node_lost(pod: &Pod) -> Option<Why> {
 
 fn of_the_container(container: &ContainerStatus) -> Option<Why> {
     let state = container.state.as_ref()?;
-    let last_words = || {
-        let ended = container
-            .last_state
-            .as_ref()
-            .and_then(|last| last.terminated.as_ref());
-        let ended = state.terminated.as_ref().or(ended);
-        ended.map(|ended| {
-            let said = ended.message.as_deref().unwrap_or_default();
-            let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("; ");
-            format!(
-                "it ended with exit code {}; its last words: {last}",
-                ended.exit_code
-            )
-        })
+    let ended = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref());
+    let ended = state.terminated.as_ref().or(ended);
+    let crashed = |said: String| {
+        let Some(ended) = ended else {
+            return (Reason::CrashLoop, said);
+        };
+        let said = ended.message.as_deref().unwrap_or_default();
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("; ");
+        let message = format!(
+            "it ended with exit code {}; its last words: {last}",
+            ended.exit_code
+        );
+        match ended.exit_code {
+            NO_DATABASE => (Reason::StorageMissing, message),
+            _ => (Reason::CrashLoop, message),
+        }
     };
     if let Some(waiting) = &state.waiting {
         let said = waiting.message.clone().unwrap_or_default();
@@ -182,18 +188,17 @@ fn of_the_container(container: &ContainerStatus) -> Option<Why> {
             | "ImageInspectError"
             | "ErrImageNeverPull"
             | "RegistryUnavailable" => Reason::ImagePull,
-            "CrashLoopBackOff" => return Some((Reason::CrashLoop, last_words().unwrap_or(said))),
+            "CrashLoopBackOff" => return Some(crashed(said)),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Reason::Stopped,
             _ => return None,
         };
         return Some((reason, said));
     }
     if state.terminated.is_some() {
-        return Some((Reason::CrashLoop, last_words().unwrap_or_default()));
+        return Some(crashed(String::new()));
     }
     // It runs for now, but has ended more than once before it ever answered.
-    (container.started != Some(true) && container.restart_count > 1)
-        .then(|| (Reason::CrashLoop, last_words().unwrap_or_default()))
+    (container.started != Some(true) && container.restart_count > 1).then(|| crashed(String::new()))
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
@@ -274,6 +279,10 @@ mod tests {
         }));
         let between =
             with_container(json!({"restartCount": 3, "lastState": ended, "state": {"running": {}}}));
+        let emptied = with_container(json!({
+            "restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": NO_DATABASE, "message": "it is not made anew\n"}},
+        }));
         for (pod, phase, warnings, reason, words) in [
             (
                 waiting("ErrImagePull"),
@@ -318,6 +327,7 @@ mod tests {
                 "exit code 1; its last words: one; FATAL: two",
             ),
             (between, "Bound", &[], Reason::CrashLoop, "FATAL: two"),
+            (emptied, "Bound", &[], Reason::StorageMissing, "not made anew"),
             (unscheduled(), "Pending", &[], Reason::Unschedulable, "said"),
             (
                 unscheduled(),

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, PostParams, PropagationPolicy};
 use kube::{Api, Resource};
+use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::{Operation, OperationState};
+use toygres_models::server::Drift;
 use toygres_platform::kubernetes::{Address, KubernetesConfig, KubernetesPlatform};
 use toygres_testing::{TestHome, TestNamespace, TestServer, TestServerOptions, wait_for};
 
@@ -31,6 +33,8 @@ pub const PASSWORD: &str = "canary-2b7e151628aed2a6";
 pub const TOLD_WITHIN: Duration = Duration::from_secs(30);
 /// Far more than anything takes.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Six periods of the sweeper.
+pub const FOUND_WITHIN: Duration = Duration::from_secs(30);
 /// Between two health checks.
 const CHECKED_EVERY_SECONDS: &str = "1";
 
@@ -182,6 +186,70 @@ impl Cluster {
             .collect()
     }
 
+    pub async fn drift(&self) -> Vec<Drift> {
+        let (status, drift) = self.server.get("/api/server/drift").await;
+        assert_eq!(status, 200, "{drift}");
+        serde_json::from_value(drift).unwrap()
+    }
+
+    /// Waits until there is a finding of this kind about this object, which takes no more than a few sweeps.
+    pub async fn found(&self, kind: &str, object: &str) -> Drift {
+        wait_for(&format!("{kind} of {object}"), FOUND_WITHIN, async || {
+            let mut drift = self.drift().await.into_iter();
+            drift.find(|drift| drift.kind == kind && drift.object == object)
+        })
+        .await
+    }
+
+    pub async fn no_drift(&self) {
+        wait_for("no drift", FOUND_WITHIN, async || {
+            self.drift().await.is_empty().then_some(())
+        })
+        .await;
+    }
+
+    /// Asks to have it put right; the status and the answer.
+    pub async fn fix(&self, drift: &Drift) -> (StatusCode, Value) {
+        let path = format!("/api/server/drift/{}/fix", drift.id);
+        self.server.post(&path, &json!({})).await
+    }
+
+    /// That it is not for toygres to put right.
+    pub async fn cannot_be_fixed(&self, drift: &Drift) {
+        assert!(!drift.fixable, "{drift:?}");
+        let (status, refused) = self.fix(drift).await;
+        assert_eq!(
+            (status, &refused["code"], &refused["hint"]),
+            (
+                StatusCode::CONFLICT,
+                &json!("drift_not_fixable"),
+                &json!(drift.remedy)
+            )
+        );
+    }
+
+    /// Waits until the sweeper has gone by twice more: what it has not done by then, it does not do.
+    pub async fn two_sweeps(&self) {
+        let secrets = self.api::<Secret>();
+        for _ in 0..2 {
+            let stranger = format!("stranger-{}", uuid::Uuid::new_v4().simple());
+            self.make_nobodys(&stranger).await;
+            self.found("unknown_object", &stranger).await;
+            secrets.delete(&stranger, &DeleteParams::default()).await.unwrap();
+        }
+    }
+
+    /// Makes a secret that is labelled as toygres's, but does not say whose it is.
+    pub async fn make_nobodys(&self, name: &str) {
+        let labels = json!({"app.kubernetes.io/managed-by": "toygres"});
+        let secret = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}));
+        let secrets = self.api::<Secret>();
+        secrets
+            .create(&PostParams::default(), &secret.unwrap())
+            .await
+            .unwrap();
+    }
+
     /// How a client connects: by the connection string, and the certificate of the authority.
     pub async fn options(&self, name: &str) -> PgConnectOptions {
         let authority = self
@@ -210,8 +278,8 @@ impl Cluster {
         self.namespace.api()
     }
 
-    /// What is left of instances, deletion under way or not.
-    pub async fn left_over(&self) -> Vec<String> {
+    /// What is there of instances, deletion under way or not: kinds, names and identities.
+    pub async fn objects(&self) -> Vec<String> {
         let mut all = names::<StatefulSet>(&self.namespace).await;
         all.extend(names::<Pod>(&self.namespace).await);
         all.extend(names::<Service>(&self.namespace).await);
@@ -269,11 +337,10 @@ where
     let managed = ListParams::default().labels("app.kubernetes.io/managed-by=toygres");
     let list = namespace.api::<K>().list(&managed).await.unwrap();
     let name = |object: K| {
-        format!(
-            "{} {}",
-            K::kind(&()),
-            object.meta().name.as_deref().unwrap_or_default()
-        )
+        let metadata = object.meta();
+        let (name, uid) = (metadata.name.as_deref(), metadata.uid.as_deref());
+        let kind = K::kind(&());
+        format!("{kind} {} {}", name.unwrap_or_default(), uid.unwrap_or_default())
     };
     list.items.into_iter().map(name).collect()
 }

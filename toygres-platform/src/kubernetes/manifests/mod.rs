@@ -12,9 +12,9 @@ mod stateful_set;
 
 pub(super) use claim::claim;
 pub(super) use network_policy::network_policy;
-pub(super) use secret::{Contents, holding_data, is_marked_as_holding_data, secret};
+pub(super) use secret::{Contents, file_of_another, holding_data, is_marked_as_holding_data, secret};
 pub(super) use service::{clients_service, governing_service};
-pub(super) use stateful_set::stateful_set;
+pub(super) use stateful_set::{NO_DATABASE, stateful_set};
 
 use super::config::KubernetesConfig;
 use crate::{InstanceRef, InstanceSpec};

@@ -22,6 +22,9 @@ const SHUTDOWN_SECONDS: i64 = 600;
 /// How long a server may take to be up, in seconds: it may have a lot of WAL to replay.
 const START_SECONDS: i32 = 3600;
 
+/// What a container exits with that finds no database where one was.
+pub(in super::super) const NO_DATABASE: i32 = 78;
+
 /// Starts the server by the image's own entry point, unless that would make an empty database where one was.
 ///
 /// A pod that was deleted by force is replaced while its server may still run. Two servers on one volume would destroy
@@ -276,4 +279,14 @@ fn volumes(wanted: &Wanted<'_>) -> Vec<Volume> {
         // Counts as memory of the container. The 64 MiB that a container has else are too few for parallel queries.
         scratch("shm", wanted.memory_mb() / 2, Some("Memory")),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_its_database_ends_as_it_is_understood() {
+        assert!(START.contains(&format!("is not made anew\" >&2\n  exit {NO_DATABASE}\n")));
+    }
 }
