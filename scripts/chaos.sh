@@ -112,7 +112,9 @@ $(rows)
 Faults of a platform's own (a full disk, a port that is taken, an API server that lies) are injected by the tests of
 toygres-platform, those of the orchestration store by the tests of toygres-engine, each beside a test that fails without
 the guard. Parsers are given any text by their crates' tests, and by \`scripts/fuzz.sh\`. On a Kubernetes cluster,
-\`scripts/e2e-kubernetes.sh\` kills pods, has toygres stop and roll, and has the API server lie.
+\`scripts/e2e-kubernetes.sh\` removes and changes by hand what instances are made of, kills pods, the programs of the
+node, and toygres at each of its writes and at any time, has toygres be away, and has the API server be away, lie, and
+do what it is asked without an answer.
 
 ## What is not shown
 

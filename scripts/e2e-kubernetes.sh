@@ -98,8 +98,8 @@ if [[ -n $before ]]; then
 fi
 
 status=0
-TOYGRES_TEST_KUBECONFIG=$KUBECONFIG scripts/test.sh \
-    -p toygres-testing -p toygres-platform -p toygres-server --test 'kubernetes*' -- --test-threads 4 "$@" &
+TOYGRES_TEST_KUBECONFIG=$KUBECONFIG scripts/test.sh -p toygres-testing -p toygres-platform -p toygres-server \
+    -p toygres-chaos --test 'kubernetes*' -- --test-threads 4 "$@" &
 tests=$!
 # Waited for, not run: a signal to this script is heard at once.
 wait "$tests" || status=$?

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 use tokio::task::JoinSet;
 use toygres_platform::conformance::Hooks;
-use toygres_platform::kubernetes::{Address, KubernetesConfig, KubernetesPlatform};
+use toygres_platform::kubernetes::{KubernetesConfig, KubernetesPlatform};
 use toygres_platform::{InstanceRef, Platform};
 use toygres_testing::proxy::FaultProxy;
 use toygres_testing::wait_for;
@@ -65,9 +65,9 @@ pub async fn client(kubeconfig: &PathBuf) -> Client {
     clippy::disallowed_methods,
     reason = "what only tests read is no configuration of the server"
 )]
-fn address() -> Address {
+pub fn address() -> String {
     let said = std::env::var("TOYGRES_TEST_KUBERNETES_ADDRESS");
-    said.map_or(Address::ClusterIp, |said| said.parse().unwrap())
+    said.unwrap_or_else(|_| "cluster-ip".to_owned())
 }
 
 /// What tests need of instances: little, on a small machine.
@@ -78,7 +78,7 @@ pub fn config(kubeconfig: PathBuf, namespace: &str) -> KubernetesConfig {
         versions: ["15".parse().unwrap()].into(),
         default_cpu: None,
         default_memory_mb: 256,
-        address: address(),
+        address: address().parse().unwrap(),
         ..KubernetesConfig::default()
     }
 }
