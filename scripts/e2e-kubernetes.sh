@@ -8,6 +8,7 @@
 #   --keep  leaves the development cluster running
 #
 # The tests find the cluster by TOYGRES_TEST_KUBECONFIG; without it, as in a plain scripts/test.sh, they are skipped.
+# Those with randomness in them print TOYGRES_CHAOS_SEED; set, it has them do the same again.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -401,7 +401,7 @@ fn is_stuck(pod: &Pod, applied: &StatefulSet) -> bool {
 }
 
 /// Has those of the fields that differ replaced, as a
-/// [strategic merge patch](https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/).
+/// [strategic patch](https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/).
 fn replacement(should: &Value, seen: &Value, fields: &[&str]) -> Option<Value> {
     let mut spec = serde_json::Map::new();
     for field in fields {
