@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/0005_traceparent.sql"),
     ),
     (6, "drift", include_str!("../../migrations/0006_drift.sql")),
+    (7, "times", include_str!("../../migrations/0007_times.sql")),
 ];
 
 /// Makes the schema `cms` and its tables, or brings them up to this program's version. What was done is noted in

@@ -50,6 +50,28 @@ async fn ids_of_events_rise_as_they_become_visible() {
 }
 
 #[tokio::test]
+async fn times_of_events_rise_with_their_ids() {
+    let fixture = Fixture::start().await;
+    let id = fixture.create("demo").await.instance.id;
+    // Its transaction begins first, but it is its turn last.
+    let mut last = fixture.pool.begin().await.unwrap();
+    sqlx::query("select now()").execute(&mut *last).await.unwrap();
+    let insert = || sqlx::query(INSERT).bind(id.0);
+    insert().execute(&fixture.pool).await.unwrap();
+    insert().execute(&mut *last).await.unwrap();
+    last.commit().await.unwrap();
+    let filter = EventFilter {
+        instance_id: Some(id),
+        user_name: None,
+        after: Some(0),
+        limit: 10,
+    };
+    let events = fixture.cms.list_events(&filter).await.unwrap();
+    assert_eq!(events.len(), 3);
+    assert!(events.is_sorted_by_key(|event| event.created_at), "{events:?}");
+}
+
+#[tokio::test]
 async fn who_stands_still_with_the_order_of_events_loses_its_transaction() {
     let fixture = Fixture::start().await;
     let id = fixture.create("demo").await.instance.id;

@@ -30,7 +30,7 @@ async fn servers_that_start_together_migrate_once() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(applied, 6);
+    assert_eq!(applied, 7);
     let outside: i64 = sqlx::query_scalar("select count(*) from pg_tables where schemaname = 'public'")
         .fetch_one(&pool)
         .await
@@ -178,7 +178,11 @@ async fn the_tables_of_the_first_release_are_kept_and_it_still_works_on_them() {
 
     migrate(&pool).await.unwrap();
     let new_columns = columns(&pool).await;
-    let gone: Vec<_> = old_columns.difference(&new_columns).collect();
+    let mut gone: Vec<_> = old_columns.difference(&new_columns).collect();
+    // Its time is its own since then, and no longer that of its transaction.
+    gone.retain(|(table, _, column)| {
+        (table.as_str(), column.split(' ').next()) != ("instance_events", Some("created_at"))
+    });
     assert!(gone.is_empty(), "{gone:?}");
     let required: Vec<_> = new_columns
         .difference(&old_columns)
