@@ -150,13 +150,13 @@ impl Faults {
     /// How often the code of an orchestration was run.
     #[must_use]
     pub fn turns(directory: &Path) -> usize {
-        std::fs::read_to_string(directory.join(TURNS)).map_or(0, |run| run.lines().count())
+        lines(&directory.join(TURNS)).len()
     }
 
-    /// How many activities were run.
+    /// The names of the activities that were run, one for each time.
     #[must_use]
-    pub fn activities_run(directory: &Path) -> usize {
-        std::fs::read_to_string(directory.join(RUN)).map_or(0, |run| run.lines().count())
+    pub fn activities(directory: &Path) -> Vec<String> {
+        lines(&directory.join(RUN))
     }
 
     /// The calls that took place, if they are kept.
@@ -200,8 +200,14 @@ impl Faults {
 }
 
 fn hits(directory: &Path) -> Vec<usize> {
-    let hits = std::fs::read_to_string(directory.join(HITS)).unwrap_or_default();
-    hits.lines().map(|hit| hit.parse().unwrap()).collect()
+    let hits = lines(&directory.join(HITS));
+    hits.iter().map(|hit| hit.parse().unwrap()).collect()
+}
+
+/// Those of a file that is there once something was appended to it.
+fn lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }
 
 /// One write a line: others append too.

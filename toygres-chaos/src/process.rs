@@ -234,10 +234,16 @@ impl ServerProcess {
         Faults::has_panicked(&self.faults)
     }
 
+    /// The names of the activities that it has run, one for each time.
+    #[must_use]
+    pub fn activities(&self) -> Vec<String> {
+        Faults::activities(&self.faults)
+    }
+
     /// How many activities it has run.
     #[must_use]
     pub fn activities_run(&self) -> usize {
-        Faults::activities_run(&self.faults)
+        self.activities().len()
     }
 
     /// How often it has run the code of an orchestration.

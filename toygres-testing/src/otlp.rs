@@ -239,6 +239,14 @@ impl OtlpReceiver {
         found.map(points).next().unwrap_or_default()
     }
 
+    /// The series of a metric in the last export: what a gauge does not show any more is not in it.
+    pub fn last_metric(&self, name: &str) -> Vec<ReceivedPoint> {
+        let received = self.received();
+        let mut last = received.metrics.last().into_iter().flat_map(metrics);
+        let found = last.find(|metric| metric.name == name);
+        found.map(points).unwrap_or_default()
+    }
+
     /// The names of all metrics that were ever sent.
     pub fn metric_names(&self) -> Vec<String> {
         let received = self.received();

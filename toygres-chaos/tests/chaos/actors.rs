@@ -22,6 +22,20 @@ enum Damage {
     Forgotten,
 }
 
+/// What happens while the actor works on an operation: to the actor itself, or else to its child. The engine deletes no
+/// child of a parent that lives.
+const DAMAGES: [(Damage, bool); 9] = [
+    (Damage::Cancelled, true),
+    (Damage::Panicked, true),
+    (Damage::Unreadable, true),
+    (Damage::Poisoned, true),
+    (Damage::Forgotten, true),
+    (Damage::Cancelled, false),
+    (Damage::Panicked, false),
+    (Damage::Unreadable, false),
+    (Damage::Poisoned, false),
+];
+
 impl Damage {
     fn words(self) -> &'static str {
         match self {
@@ -185,20 +199,7 @@ async fn an_actor_that_makes_an_instance_is_made_whole() {
     let fleet = Fleet::start(&["all"]).await;
     let server = &fleet.servers[0];
     let load = fleet.load(&[0]);
-    // What happens to the actor, or to its child that creates, while the create waits. The engine deletes no child of a
-    // parent that lives.
-    let damages = [
-        (Damage::Cancelled, true),
-        (Damage::Panicked, true),
-        (Damage::Unreadable, true),
-        (Damage::Poisoned, true),
-        (Damage::Forgotten, true),
-        (Damage::Cancelled, false),
-        (Damage::Panicked, false),
-        (Damage::Unreadable, false),
-        (Damage::Poisoned, false),
-    ];
-    for (damage, actor) in damages {
+    for (damage, actor) in DAMAGES {
         let what = damage.words();
         let whose = if actor { "the actor of" } else { "the creation of" };
         let mut account = Account::new("actor", format!("{whose} an instance that is being made {what}"));
@@ -259,18 +260,7 @@ async fn an_actor_that_deletes_an_instance_is_made_whole() {
     let fleet = Fleet::start(&["all"]).await;
     let server = &fleet.servers[0];
     let load = fleet.load(&[0]);
-    let damages = [
-        (Damage::Cancelled, true),
-        (Damage::Panicked, true),
-        (Damage::Unreadable, true),
-        (Damage::Poisoned, true),
-        (Damage::Forgotten, true),
-        (Damage::Cancelled, false),
-        (Damage::Panicked, false),
-        (Damage::Unreadable, false),
-        (Damage::Poisoned, false),
-    ];
-    for (number, (damage, actor)) in damages.into_iter().enumerate() {
+    for (number, (damage, actor)) in DAMAGES.into_iter().enumerate() {
         let what = damage.words();
         let whose = if actor { "the actor of" } else { "the deletion of" };
         let mut account = Account::new(

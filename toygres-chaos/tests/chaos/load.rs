@@ -4,7 +4,9 @@ use crate::PATIENCE;
 use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use toygres_models::instances::InstanceAccepted;
 use toygres_models::operations::{Operation, OperationState};
@@ -22,6 +24,8 @@ pub(crate) struct Load {
     pub(crate) refused: AtomicUsize,
     /// How many requests were not answered.
     pub(crate) unanswered: AtomicUsize,
+    /// How many requests were answered: method, route and status.
+    answered: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Load {
@@ -32,7 +36,22 @@ impl Load {
             next: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
+            answered: Mutex::default(),
         }
+    }
+
+    /// How many requests were answered: method, route and status.
+    pub(crate) fn answered(&self) -> BTreeMap<String, u64> {
+        self.answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn count(&self, method: &Method, path: &str, status: StatusCode) {
+        let answered = format!("{method} {} {}", route(path), status.as_u16());
+        let mut counts = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(answered).or_default() += 1;
     }
 
     /// Asks until it is answered with anything else than that it can't be done now. What is asked for bears a key, so
@@ -57,7 +76,11 @@ impl Load {
             if let Some(body) = body {
                 request = request.json(body);
             }
-            match request.send().await {
+            let sent = request.send().await;
+            if let Ok(answer) = &sent {
+                self.count(&method, path, answer.status());
+            }
+            match sent {
                 Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
                     let after = answer.headers().get("retry-after");
                     assert!(after.is_some(), "{method} {path}: 503 without Retry-After");
@@ -141,5 +164,27 @@ impl Load {
             self.delete(&created).await;
         }));
         lives.buffer_unordered(8).count().await
+    }
+}
+
+/// The route that answers this path.
+fn route(path: &str) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        ["", "api", "instances", "bulk", ..] => path.to_owned(),
+        ["", "api", "instances", _, rest @ ..] => ["/api/instances/{name}"]
+            .iter()
+            .chain(rest)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("/"),
+        ["", "api", "operations", _, rest @ ..] => ["/api/operations/{id}"]
+            .iter()
+            .chain(rest)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("/"),
+        _ => path.to_owned(),
     }
 }
