@@ -7,15 +7,11 @@
 #
 # A target is a test named fuzz_... that calls bolero::check!; `cargo test` gives it random input for a moment. Inputs
 # that reached something new stay in target/fuzz/corpus for the next time; one that breaks a promise is printed, stays in
-# target/fuzz/failures, and ends the script. What is built is built into target/fuzz.
+# target/fuzz/failures, and ends the script. What is built is built into target/fuzz, the first time for a long time:
+# all that toygres is made of is built so that it tells what of it was reached.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-# shellcheck source=scripts/tools.sh
-. "$(dirname "${BASH_SOURCE[0]}")/tools.sh"
-
-# Of the same release as the library, which speaks with it.
-bolero_version=0.13.5
 
 seconds=60 list=false wanted=()
 while [[ $# -gt 0 ]]; do
@@ -35,7 +31,7 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 
-need_packages cc pkg-config openssl
+need_packages cc pkg-config openssl jq
 need_toolchain
 cd "$ROOT"
 
@@ -50,27 +46,47 @@ for name in ${wanted[@]+"${wanted[@]}"}; do
     grep -q " $name\$" <<<"$all" || fail "there is no target $name" "$0 --list"
 done
 
-tools=$(tools_directory)/bolero-$bolero_version
-if [[ ! -x $tools/bin/cargo-bolero ]]; then
-    step "Installing cargo-bolero $bolero_version"
-    cargo install cargo-bolero --version "=$bolero_version" --locked --quiet --no-default-features \
-        --features libfuzzer --root "$tools" >&2
-fi
-PATH=$PATH:$tools/bin
+# Those of the wanted ones, else of all.
+packages=$(while read -r package name; do
+    if [[ ${#wanted[@]} -eq 0 || " ${wanted[*]} " == *" $name "* ]]; then echo "--package=$package"; fi
+done <<<"$all" | sort -u)
 output=$(target_directory)/fuzz
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-while read -r package name; do
+# As bolero's own program builds (cargo-bolero 0.13), which would build each package for itself, with all its other tests
+# and examples. Without a sanitizer, which only nightly compilers have: there is no unsafe code here.
+flags='--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module'
+for what in inline-8bit-counters level=4 pc-table trace-compares stack-depth; do
+    flags+=" -Cllvm-args=-sanitizer-coverage-$what"
+done
+step "Building"
+# For a target, so that what runs while it is built is not built so.
+# shellcheck disable=SC2086
+executables=$(BOLERO_FUZZER=libfuzzer RUSTFLAGS=$flags cargo test --locked --quiet --profile fuzz --all-features --lib --bins \
+    $packages --target "$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$output" --no-run --message-format=json |
+    jq -r 'select(.reason == "compiler-artifact" and .profile.test).executable')
+
+# Package, path of the test and program of each, as the library says.
+targets=$(for executable in $executables; do
+    CARGO_BOLERO_SELECT=all "$executable" fuzz_ --nocapture
+done | jq -Rr 'fromjson? | select(.__bolero_target) | "\(.package_name) \(.test_name) \(.exe)"' | sort)
+
+while read -r package test executable; do
+    name=${test##*::}
     if [[ ${#wanted[@]} -gt 0 && " ${wanted[*]} " != *" $name "* ]]; then continue; fi
     step "$package: $name, for $seconds s"
-    mkdir -p "$output/corpus/$name" "$output/failures/$name"
-    # Without a sanitizer, which only nightly compilers have: there is no unsafe code here.
-    if ! cargo bolero test --package "$package" "$name" --rustc-bootstrap --sanitizer NONE -T "${seconds}s" \
-        --target-dir "$output" --corpus-dir "$output/corpus/$name" --crashes-dir "$output/failures/$name" \
-        </dev/null >"$log" 2>&1; then
+    corpus=$output/corpus/$name failures=$output/failures/$name
+    mkdir -p "$corpus" "$failures"
+    if ! (
+        cd "$package"
+        BOLERO_TEST_NAME=$test BOLERO_LIBTEST_HARNESS=1 \
+            BOLERO_LIBFUZZER_ARGS="$corpus $failures -artifact_prefix=$failures/ -timeout=10 -max_total_time=$seconds" \
+            "$executable" "$test" --exact --nocapture --quiet --test-threads 1
+    ) </dev/null >"$log" 2>&1; then
         tail -n 60 "$log" >&2
-        fail "$name: a promise is broken, or it could not be built" "see above; the input is in $output/failures/$name"
+        fail "$name: a promise is broken" "see above; the input is in $failures"
     fi
-    sed -n 's/^#\([0-9]*\)\tDONE *cov: \([0-9]*\) .*/    \1 inputs, \2 edges of its code reached/p' "$log"
-done <<<"$all"
+    sed -n 's/^#\([0-9]*\)\tDONE *cov: \([0-9]*\) .*/    \1 inputs, \2 edges of its code reached/p' "$log" | grep . ||
+        fail "$name was not run" "$(tail -n 5 "$log")"
+done <<<"$targets"
