@@ -54,17 +54,19 @@ output=$(target_directory)/fuzz
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# As bolero's own program builds (cargo-bolero 0.13), which would build each package for itself, with all its other tests
-# and examples. Without a sanitizer, which only nightly compilers have: there is no unsafe code here.
+# As bolero's own program builds (cargo-bolero 0.13), which would build each package for itself, with all its other
+# tests and examples. Without a sanitizer, which only nightly compilers have: there is no unsafe code here.
 flags='--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module'
 for what in inline-8bit-counters level=4 pc-table trace-compares stack-depth; do
     flags+=" -Cllvm-args=-sanitizer-coverage-$what"
 done
 step "Building"
 # For a target, so that what runs while it is built is not built so.
+host=$(rustc -vV | sed -n 's/^host: //p')
 # shellcheck disable=SC2086
-executables=$(BOLERO_FUZZER=libfuzzer RUSTFLAGS=$flags cargo test --locked --quiet --profile fuzz --all-features --lib --bins \
-    $packages --target "$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$output" --no-run --message-format=json |
+executables=$(BOLERO_FUZZER=libfuzzer RUSTFLAGS=$flags cargo test --locked --quiet --profile fuzz --all-features \
+    --lib --bins $packages --target "$host" --target-dir "$output" --no-run \
+    --message-format=json-render-diagnostics |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test).executable')
 
 # Package, path of the test and program of each, as the library says.

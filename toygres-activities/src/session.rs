@@ -472,8 +472,8 @@ mod tests {
             ),
         ) {
             has_a_session(&bytes);
-            let messages: Vec<u8> = messages.iter().flat_map(|(kind, body)| message(kind.as_bytes()[0], body)).collect();
-            has_a_session(&messages);
+            let messages = messages.iter().map(|(kind, body)| message(kind.as_bytes()[0], body));
+            has_a_session(&messages.collect::<Vec<_>>().concat());
         }
 
         #[test]

@@ -351,7 +351,8 @@ mod tests {
         #[test]
         fn whatever_the_file_holds_it_is_kept_or_refused(
             any in ".*",
-            near in "((current_context|contexts|token|api_url|x) = (\"[a-z, ]{0,9}\"|'x'|[0-9]{1,3}|\\{\\})?\n|\\[contexts[.][a-z]?\\]\n){0,5}",
+            near in "((current_context|contexts|token|api_url|x) = (\"[a-z, ]{0,9}\"|'x'|[0-9]{1,3}|\\{\\})?\n\
+                |\\[contexts[.][a-z]?\\]\n){0,5}",
         ) {
             is_kept_or_refused(&any);
             is_kept_or_refused(&near);

@@ -173,7 +173,8 @@ mod tests {
         #[test]
         fn whatever_the_filter_says_secrets_are_not_recorded(
             any in ".*",
-            near in "((kube_client::client|duroxide|x)?(\\[(request)?(\\{user_name(=[a-z]{0,3})?\\})?\\])?(=(trace|off|[0-9a-z]))?,?){0,3}",
+            near in "((kube_client::client|duroxide|x)?(\\[(request)?(\\{user_name(=[a-z]{0,3})?\\})?\\])?\
+                (=(trace|off|[0-9a-z]))?,?){0,3}",
         ) {
             for text in [any, near] {
                 written(&text);

@@ -135,7 +135,9 @@ mod tests {
         }
 
         #[test]
-        fn the_next_page_is_the_one_that_the_link_names(path in "(/[a-z]{1,5}){1,3}", query in "[a-z0-9=&,;%2C-]{0,30}") {
+        fn the_next_page_is_the_one_that_the_link_names(
+            path in "(/[a-z]{1,5}){1,3}", query in "[a-z0-9=&,;%2C-]{0,30}",
+        ) {
             let link = format!("<{path}?{query}>; rel=\"next\"");
             let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(&link).unwrap())]);
             proptest::prop_assert_eq!(next_page(&headers), Some(format!("{path}?{query}")));

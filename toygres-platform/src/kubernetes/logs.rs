@@ -98,8 +98,8 @@ impl KubernetesPlatform {
     }
 }
 
-/// The next line without its end. It is whatever a tenant has his server write: what is no UTF-8 is replaced, and what is
-/// beyond `limit` bytes is left out.
+/// The next line without its end. It is whatever a tenant has his server write: what is no UTF-8 is replaced, and what
+/// is beyond `limit` bytes is left out.
 async fn next_line(log: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if (&mut *log).take(limit).read_until(b'\n', &mut line).await? == 0 {

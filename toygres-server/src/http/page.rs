@@ -245,7 +245,8 @@ mod tests {
         #[test]
         fn whatever_a_query_asks_for_its_next_page_is_the_same_list(
             any in ".*", cursor in ".*",
-            near in "((state|health|user_name|name|tag|instance|status|kind|prefix|actor|limit|c(u|%75)rsor|reveal|tail)\
+            near in "((state|health|user_name|name|tag|instance|status|kind|prefix|actor\
+                |limit|c(u|%75)rsor|reveal|tail)\
                 (=(running|healthy|true|[a-z=+&?ü-]{0,5}|%[0-9A-F]{2}|[0-9]{1,5}))?&?){0,4}",
         ) {
             is_taken_or_refused(&any, &cursor);

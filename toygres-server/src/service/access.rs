@@ -317,7 +317,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn whatever_a_token_file_holds_it_is_taken_or_refused(
-            bytes: Vec<u8>, near in "[ \n]?[!-~äé ]{15,25}\n?", hash in "([0-9a-fA-F]{2}|[+][0-9a-f]){31,33}", whole: [u8; 32],
+            bytes: Vec<u8>, near in "[ \n]?[!-~äé ]{15,25}\n?", hash in "([0-9a-fA-F]{2}|[+][0-9a-f]){31,33}",
+            whole: [u8; 32],
         ) {
             let home = toygres_testing::TestHome::new();
             let file = home.path().join("token");

@@ -177,7 +177,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
         #[test]
         fn whatever_the_files_hold_it_is_used_or_refused(
-            bytes: Vec<u8>, near in "-----BEGIN (CERTIFICATE|PRIVATE KEY)-----\n([A-Za-z0-9+/=]{0,64}\n){0,3}-----END .{0,20}",
+            bytes: Vec<u8>,
+            near in "-----BEGIN (CERTIFICATE|PRIVATE KEY)-----\n([A-Za-z0-9+/=]{0,64}\n){0,3}-----END .{0,20}",
             at: prop::sample::Index, instead: u8,
         ) {
             let (directory, pair) = (tempfile::tempdir().unwrap(), pair());

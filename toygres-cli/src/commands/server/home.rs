@@ -134,7 +134,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_pid_file_names_one_process_or_none(bytes: Vec<u8>, near in "[ +-]?[0-9]{0,11}[ \r]?\n?.{0,9}", pid in 1..i32::MAX) {
+        fn a_pid_file_names_one_process_or_none(
+            bytes: Vec<u8>, near in "[ +-]?[0-9]{0,11}[ \r]?\n?.{0,9}", pid in 1..i32::MAX,
+        ) {
             is_one_process_or_none(&bytes);
             is_one_process_or_none(near.as_bytes());
             proptest::prop_assert_eq!(pid_in(&format!("{pid}\n")), Some(pid));
