@@ -47,7 +47,7 @@ for name in ${wanted[@]+"${wanted[@]}"}; do
 done
 
 # Those of the wanted ones, else of all.
-packages=$(while read -r package name; do
+mapfile -t scope < <(while read -r package name; do
     if [[ ${#wanted[@]} -eq 0 || " ${wanted[*]} " == *" $name "* ]]; then echo "--package=$package"; fi
 done <<<"$all" | sort -u)
 output=$(target_directory)/fuzz
@@ -63,9 +63,8 @@ done
 step "Building"
 # For a target, so that what runs while it is built is not built so.
 host=$(rustc -vV | sed -n 's/^host: //p')
-# shellcheck disable=SC2086
 executables=$(BOLERO_FUZZER=libfuzzer RUSTFLAGS=$flags cargo test --locked --quiet --profile fuzz --all-features \
-    --lib --bins $packages --target "$host" --target-dir "$output" --no-run \
+    --lib --bins "${scope[@]}" --target "$host" --target-dir "$output" --no-run \
     --message-format=json-render-diagnostics |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test).executable')
 
