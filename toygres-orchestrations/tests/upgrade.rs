@@ -508,10 +508,9 @@ async fn record_the_histories_of_this_version() {
     running.shutdown(Duration::from_secs(1)).await;
     std::fs::create_dir_all(histories()).unwrap();
     // What an earlier state of the same version wrote is kept: there may be servers of it.
-    let mut files = (1..).map(|number| format!("{}-{number}.jsonl", env!("CARGO_PKG_VERSION")));
-    let mut file = histories().join(concat!(env!("CARGO_PKG_VERSION"), ".jsonl"));
-    while file.exists() {
-        file = histories().join(files.next().unwrap());
-    }
-    std::fs::write(file, lines).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let others = (1..).map(|number| format!("{version}-{number}.jsonl"));
+    let mut files = std::iter::once(format!("{version}.jsonl")).chain(others);
+    let is_free = |name: &String| !histories().join(name).exists();
+    std::fs::write(histories().join(files.find(is_free).unwrap()), lines).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The server dies before and after every activity: what comes of it is the same as without.
 
-use crate::drift::kill_server;
+use crate::drift::{created, directory, kill_server, runs};
 use crate::steps::{UNDO, while_undone};
 use crate::{CALLED, During, PATIENCE, quick_server, real_server, seen};
 use futures_util::StreamExt;
@@ -197,24 +197,16 @@ async fn a_crash_before_or_after_a_repair_changes_nothing() {
     );
     let repaired = [Moment::Before, Moment::After].map(async |moment| {
         let mut server = real_server(&postgres).await;
-        let created = server.create("broken").await;
-        let operation = server.ended(&created).await;
-        assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+        let created = created(&server, "broken").await;
         let before = seen(&server, created.instance.id).await;
         server.plan(Some(&Fault {
             of_operation: false,
             moment,
             ..Fault::before_step("deploy-postgres", Effect::Crash, 1)
         }));
-        let instances = std::fs::read_dir(server.home().join("instances")).unwrap();
-        let place = instances.flatten().next().unwrap().path();
-        kill_server(&place);
+        kill_server(&directory(&server, &created));
         let died = die_and_rise(&mut server, 1).await;
-        wait_for("it to be healthy again", PATIENCE, || async {
-            let now = seen(&server, created.instance.id).await;
-            (now["state"] == "running" && now["health"] == "healthy").then_some(())
-        })
-        .await;
+        runs(&server, created.instance.id).await;
         let recovery = died.elapsed();
         let after = seen(&server, created.instance.id).await;
         for same in ["operations", "objects"] {

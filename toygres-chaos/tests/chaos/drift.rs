@@ -66,7 +66,7 @@ async fn state(server: &ServerProcess, id: InstanceId) -> Value {
 }
 
 /// Waits until it runs, and answers.
-async fn runs(server: &ServerProcess, id: InstanceId) {
+pub(crate) async fn runs(server: &ServerProcess, id: InstanceId) {
     wait_for("it to run", PATIENCE, || async {
         let seen = state(server, id).await;
         (seen["state"] == "running" && seen["health_status"] == "healthy").then_some(())
@@ -74,14 +74,14 @@ async fn runs(server: &ServerProcess, id: InstanceId) {
     .await;
 }
 
-async fn created(server: &ServerProcess, name: &str) -> InstanceAccepted {
+pub(crate) async fn created(server: &ServerProcess, name: &str) -> InstanceAccepted {
     let accepted = server.create(name).await;
     let operation = server.ended(&accepted).await;
     assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
     accepted
 }
 
-fn directory(server: &ServerProcess, accepted: &InstanceAccepted) -> PathBuf {
+pub(crate) fn directory(server: &ServerProcess, accepted: &InstanceAccepted) -> PathBuf {
     let instance = &accepted.instance;
     let name = format!("{}-{}", instance.name, instance.id.short());
     server.home().join("instances").join(name)

@@ -173,18 +173,8 @@ fn route(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
         ["", "api", "instances", "bulk", ..] => path.to_owned(),
-        ["", "api", "instances", _, rest @ ..] => ["/api/instances/{name}"]
-            .iter()
-            .chain(rest)
-            .copied()
-            .collect::<Vec<_>>()
-            .join("/"),
-        ["", "api", "operations", _, rest @ ..] => ["/api/operations/{id}"]
-            .iter()
-            .chain(rest)
-            .copied()
-            .collect::<Vec<_>>()
-            .join("/"),
+        ["", "api", "instances", _, rest @ ..] => [&["/api/instances/{name}"], rest].concat().join("/"),
+        ["", "api", "operations", _, rest @ ..] => [&["/api/operations/{id}"], rest].concat().join("/"),
         _ => path.to_owned(),
     }
 }

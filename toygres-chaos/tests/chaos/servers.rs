@@ -384,21 +384,16 @@ async fn one_sweeps_and_prunes_at_a_time_and_another_takes_over() {
 /// Waits until another one than `before` has the lease, and watches it over several sweeps of all: it keeps it, and only
 /// one server prunes, which is added.
 async fn sweeps_alone(fleet: &Fleet, before: Option<&String>, pruners: &mut Vec<String>) -> String {
-    let holder =
-        "select holder::text from cms.leases where name = 'sweeper' and expires_at > clock_timestamp()";
-    let mut connection = fleet.connect().await;
-    let begun = Instant::now();
-    let holds = loop {
-        let found: Option<String> = sqlx::query_scalar(holder)
-            .fetch_optional(&mut connection)
-            .await
-            .unwrap();
-        if let Some(found) = found.filter(|found| Some(found) != before) {
-            break found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "nobody sweeps");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    let sql = "select holder::text from cms.leases where name = 'sweeper' and expires_at > clock_timestamp()";
+    let holder = async || -> Option<String> {
+        let holder = sqlx::query_scalar(sql);
+        holder.fetch_optional(&mut fleet.connect().await).await.unwrap()
     };
+    let holds = wait_for("another one to sweep", PATIENCE, || async {
+        holder().await.filter(|found| Some(found) != before)
+    })
+    .await;
+    let mut connection = fleet.connect().await;
     // Whoever had it before may be in the midst of it once more.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let pruned: i64 = sqlx::query_scalar("select coalesce(max(number), 0) from pruned")
@@ -407,11 +402,7 @@ async fn sweeps_alone(fleet: &Fleet, before: Option<&String>, pruners: &mut Vec<
         .unwrap();
     for _ in 0..15 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let found: Option<String> = sqlx::query_scalar(holder)
-            .fetch_optional(&mut connection)
-            .await
-            .unwrap();
-        assert_eq!(found.as_ref(), Some(&holds), "it is kept");
+        assert_eq!(holder().await.as_ref(), Some(&holds), "it is kept");
     }
     let servers: Vec<String> = sqlx::query_scalar("select distinct server from pruned where number > $1")
         .bind(pruned)

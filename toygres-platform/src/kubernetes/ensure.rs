@@ -264,10 +264,7 @@ impl KubernetesPlatform {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let name = instance.object_name();
         let mark = Patch::Merge(holding_data());
-        let parameters = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let parameters = PatchParams::apply(MANAGER);
         let marked = secrets.patch_metadata(&name, &parameters, &mark);
         call(&format!("mark the secret {name}"), marked).await?;
         Ok(())
@@ -362,10 +359,7 @@ impl KubernetesPlatform {
             let api: Api<K> = Api::namespaced(self.client.clone(), wanted.namespace);
             let name = object.name_any();
             let patch = Patch::Strategic(patch);
-            let parameters = PatchParams {
-                field_manager: Some(MANAGER.to_owned()),
-                ..PatchParams::default()
-            };
+            let parameters = PatchParams::apply(MANAGER);
             let doing = format!("put right the {} {name}", K::kind(&K::DynamicType::default()));
             match call(&doing, api.patch(&name, &parameters, &patch)).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
