@@ -10,6 +10,8 @@ use std::sync::Mutex;
 /// Waits until the test process is gone, in whatever way; then kills every server below the directory by the process
 /// id in its `postmaster.pid`, and removes the directory. `kill` on its input kills the servers and goes on.
 const KEEPER: &str = r#"
+# Nobody may be there to hear the answer.
+trap : PIPE
 kill_servers() {
     find "$DIR" -name postmaster.pid -o -name initdb.pid -o -name server.pid | while read -r file; do
         pid=$(head -n 1 "$file" 2>/dev/null)

@@ -55,6 +55,8 @@ pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
 }
 
 const KEEPER: &str = r#"
+# Nobody may be there to hear the answer.
+trap : PIPE
 start() { "$BIN/postgres" -D "$DIR/data" -p "$PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
     -c fsync=off -c max_connections=300 $TLS >>"$DIR/postgres.log" 2>&1 & pid=$!; }
 "$BIN/initdb" -D "$DIR/data" -U postgres --auth=trust --no-sync --no-instructions >"$DIR/initdb.log" 2>&1 || exit 1
@@ -274,6 +276,47 @@ mod tests {
             drop(server);
             assert!(!directory.exists());
         }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what tells a run that it is to be killed"
+    )]
+    #[tokio::test]
+    async fn nothing_is_left_of_a_run_that_is_killed_while_it_makes_a_server() {
+        const WHERE: &str = "TOYGRES_TEST_WHERE_TO_BE_KILLED";
+        if let Some(directory) = std::env::var_os(WHERE) {
+            TestPostgres::start_in(Path::new(&directory)).await;
+            return;
+        }
+        // Ends the server of a keeper that did not.
+        let home = crate::TestHome::new();
+        let here = std::thread::current().name().unwrap().to_owned();
+        let mut run = Command::new(std::env::current_exe().unwrap());
+        let mut run = run
+            .args(["--exact", &here])
+            .env(WHERE, home.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let servers = || std::fs::read_dir(home.path()).unwrap().flatten();
+        let limit = std::time::Duration::from_secs(60);
+        crate::wait_for("initdb", limit, async || {
+            servers()
+                .any(|server| server.path().join("data/PG_VERSION").exists())
+                .then_some(())
+        })
+        .await;
+        run.kill().unwrap();
+        run.wait().unwrap();
+        // The directory itself is not its own to remove.
+        crate::wait_for("the keeper's end", limit, async || {
+            servers()
+                .all(|server| !server.path().join("data").exists())
+                .then_some(())
+        })
+        .await;
     }
 
     #[tokio::test]
