@@ -6,6 +6,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use toygres_testing::{StubPlatform, TestPostgres, TestServer, TestServerOptions, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -74,6 +76,34 @@ async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
             "{path}"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_byte_by_byte_is_cut_off() {
+    let server = api(&[]).await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let head = format!(
+        "POST /api/instances HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         content-length: 60000\r\n\r\n{{\"name\":"
+    );
+    to.write_all(head.as_bytes()).await.unwrap();
+    let dribble = async {
+        while to.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    // Told why, and left.
+    let closed = async { from.read_to_end(&mut answer).await.ok() };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(closed, dribble) })
+        .await
+        .unwrap_or_else(|_| panic!("it is not cut off: {}", String::from_utf8_lossy(&answer)));
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains(r#""code":"timeout""#), "{answer}");
     server.stop().await;
 }
 
