@@ -45,6 +45,8 @@ pub(crate) struct Access {
     bootstrap_token_hash: PathBuf,
     /// Whether there are tokens, and when that was asked.
     known: Mutex<Option<(Instant, bool)>>,
+    /// Held by who asks that.
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl Access {
@@ -58,6 +60,7 @@ impl Access {
             bootstrap_token_file,
             bootstrap_token_hash,
             known: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -127,16 +130,18 @@ impl Service {
         .hint("an administrator makes another with: toygres token create"))
     }
 
-    /// Whether a request without a token is refused: beyond loopback, and as soon as there is a token. While the
-    /// database is away, what was last known holds.
+    /// Whether a request without a token is refused: beyond loopback, and as soon as there is a token. One request at a
+    /// time asks the database, of which a crowd would else take all connections; meanwhile, and while the database is
+    /// away, what was last known holds.
     pub(crate) async fn takes_tokens(&self) -> Result<bool> {
-        let known = self.access.known();
         // Whoever names a file with a token wants the API closed, also when the file is gone for a while.
         if !self.access.is_loopback || self.access.bootstrap_token_file.is_some() {
             return Ok(true);
         }
+        let known = self.access.known();
+        let asking = self.access.asking.try_lock();
         if let Some((asked, answer)) = known
-            && asked.elapsed() < KNOWN_FOR
+            && (asking.is_err() || asked.elapsed() < KNOWN_FOR)
         {
             return Ok(answer);
         }

@@ -4,7 +4,7 @@ use crate::support::{Operation, api, document, operations, owned, problem, refus
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,6 +76,46 @@ async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
             "{path}"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_a_crowd_without_tokens_asks_whether_there_are_any() {
+    let server = api(&[]).await;
+    let ask = || server.request(Method::GET, "/api/instances").send();
+    assert_eq!(ask().await.unwrap().status(), 200);
+    let mut database = PgConnection::connect(&server.database_url).await.unwrap();
+    let mut locked = database.begin().await.unwrap();
+    sqlx::raw_sql("lock table cms.api_tokens in access exclusive mode")
+        .execute(&mut *locked)
+        .await
+        .unwrap();
+    let watch = PgPool::connect(&server.database_url).await.unwrap();
+    let waiting = async || -> i64 {
+        let sql = "select count(*) from pg_locks where not granted and relation = 'cms.api_tokens'::regclass";
+        sqlx::query_scalar(sql).fetch_one(&watch).await.unwrap()
+    };
+    // Until what is known is old, and then it asks.
+    let first = async {
+        loop {
+            assert_eq!(ask().await.unwrap().status(), 200);
+        }
+    };
+    let crowd = async {
+        wait_for("the question", PATIENCE, || async {
+            (waiting().await > 0).then_some(())
+        })
+        .await;
+        for answer in join_all((0..100).map(|_| ask())).await {
+            assert_eq!(answer.unwrap().status(), 200);
+        }
+        assert_eq!(waiting().await, 1, "who asks");
+    };
+    tokio::select! {
+        () = first => {}
+        () = crowd => {}
+    }
+    locked.rollback().await.unwrap();
     server.stop().await;
 }
 
