@@ -288,6 +288,21 @@ async fn what_a_dead_control_plane_had_begun_is_cleaned_up() {
     wait_dead(orphan.pid()).await;
     assert!(!unfinished.exists());
 
+    let record = local
+        .instance(&instance)
+        .join("instance.json.unfinished-0badcafe");
+    let not_its_own = local.instance(&instance).join("postgres.log.20261122");
+    for file in [&record, &not_its_own] {
+        std::fs::write(file, "{").unwrap();
+    }
+    let writer = std::fs::File::open(&record).unwrap();
+    writer.lock().unwrap();
+    local.reopened().await;
+    assert!(record.exists(), "somebody writes it");
+    drop(writer);
+    local.reopened().await;
+    assert!(!record.exists() && not_its_own.exists());
+
     let trash = local.directory.join("trash");
     let left = trash.join(format!("{}.0badcafe", instance.object_name()));
     local.platform.remove(&instance).await.unwrap();

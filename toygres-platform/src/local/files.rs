@@ -8,6 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use toygres_models::Result;
 
+/// Begins the extension of a file that is being written.
+const UNFINISHED: &str = "unfinished-";
+
 /// Eight random hexadecimal digits, for names that nothing else uses.
 pub(crate) fn random_suffix() -> String {
     format!("{:08x}", rand::rng().random::<u32>())
@@ -24,18 +27,21 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts a whole new content in the place of the old one; after a crash there is one or the other.
+/// Puts a whole new content in the place of the old one; after a crash there is one or the other. What a crash leaves
+/// beside it is for [`remove_unfinished`].
 ///
 /// # Errors
 /// As the file system's.
 pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let temporary = path.with_added_extension(random_suffix());
+    let temporary = path.with_added_extension(format!("{UNFINISHED}{}", random_suffix()));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(mode)
             .open(&temporary)?;
+        // As long as it lives, this process writes it.
+        file.lock()?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
@@ -45,6 +51,28 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<()> 
         std::fs::remove_file(&temporary).ok();
         io_fault(error, "write", path)
     })
+}
+
+/// Removes the files in a directory that processes which are gone had begun to write with [`write_whole`].
+///
+/// # Errors
+/// As the file system's.
+pub(crate) fn remove_unfinished(directory: &Path) -> Result<()> {
+    for name in names_in(directory)? {
+        let is_unfinished = name
+            .rsplit_once('.')
+            .is_some_and(|(_, extension)| extension.starts_with(UNFINISHED));
+        let path = directory.join(name);
+        if !is_unfinished || !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        // Gone by now, or being written.
+        let is_free = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if is_free {
+            remove_all(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names in a directory survive a crash of the machine.

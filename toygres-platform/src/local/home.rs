@@ -3,7 +3,9 @@
 
 use super::cluster::{Cluster, ServerState};
 use super::fault::{fault, io_fault};
-use super::files::{make_directory, names_in, random_suffix, remove_all, sync_directory, write_whole};
+use super::files::{
+    make_directory, names_in, random_suffix, remove_all, remove_unfinished, sync_directory, write_whole,
+};
 use super::ports;
 use super::programs::Programs;
 use super::record::Record;
@@ -256,6 +258,15 @@ impl Home {
             }
             _ => sync_directory(&self.instances()).map_err(|e| io_fault(e, "write", &self.instances())),
         }
+    }
+
+    /// Removes what processes that are gone had begun to write down.
+    pub(crate) fn remove_unfinished(&self) -> Result<()> {
+        let instances = self.instances();
+        for name in names_in(&instances)? {
+            remove_unfinished(&instances.join(name))?;
+        }
+        Ok(())
     }
 
     /// Removes for good what was moved to the trash: of one instance, or all.

@@ -1,7 +1,7 @@
 //! The server's own log: appended to, read from its end.
 
 use super::fault::io_fault;
-use super::files::random_suffix;
+use super::files::write_whole;
 use crate::words::printable;
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -32,13 +32,12 @@ const MARK: &str = "toygres: starting PostgreSQL";
 /// # Errors
 /// As the file system's.
 pub(crate) fn begin(path: &Path, what: &str) -> Result<File> {
+    let length = path.metadata().map_or(0, |metadata| metadata.len());
+    if length > LIMIT {
+        let end = read_end(path, KEPT).map_err(|e| io_fault(e, "read", path))?;
+        write_whole(path, &end, 0o600)?;
+    }
     let open = || -> io::Result<File> {
-        let length = path.metadata().map_or(0, |metadata| metadata.len());
-        if length > LIMIT {
-            let temporary = path.with_added_extension(random_suffix());
-            std::fs::write(&temporary, read_end(path, KEPT)?)?;
-            std::fs::rename(&temporary, path)?;
-        }
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)

@@ -152,6 +152,7 @@ impl LocalPlatform {
             };
             home.prepare()?;
             home.empty_trash(None)?;
+            home.remove_unfinished()?;
             Ok(home)
         });
         Ok(Self {
