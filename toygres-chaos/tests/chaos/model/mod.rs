@@ -155,6 +155,18 @@ impl Run {
         }
     }
 
+    /// What belonged to nobody goes, and what is told of it.
+    async fn lose_stray(&self) {
+        let directory = ServerProcess::shared_directory(self.fleet.home.path());
+        let platform = SharedPlatform::new(&directory, self.fleet.postgres.port());
+        std::fs::remove_file(platform.file(self.stray)).unwrap();
+        wait_for("the sweep", PATIENCE, || async {
+            let (_, drift) = self.load.ask(Method::GET, "/api/server/drift", None, None).await;
+            (drift == json!([])).then_some(())
+        })
+        .await;
+    }
+
     /// What is there is what was promised: in the rows, on the platform, in what is told of it, and in all numbers.
     async fn holds(&self) {
         quiet(&self.load).await;
@@ -305,6 +317,8 @@ fn whatever_is_asked_and_whatever_fails_users_have_what_they_were_told() {
 fn without_troubles_the_counters_are_what_was_done() {
     let cases = if long() { 40 } else { 3 };
     runs("model without troubles", false, cases, async |run, receiver| {
+        run.is_shown(receiver).await;
+        run.lose_stray().await;
         run.is_shown(receiver).await;
         // The last export is that of the end.
         run.fleet.servers[0].terminate().await;
