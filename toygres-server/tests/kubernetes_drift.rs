@@ -223,7 +223,7 @@ async fn an_instance_whose_objects_are_gone_is_an_alarm_until_its_data_is_back()
 struct Change {
     kind: ApiResource,
     object: String,
-    patch: Value,
+    patch: Patch<Value>,
     /// What is to be as it was before, as a JSON pointer.
     right: &'static str,
     /// What toygres says of it.
@@ -237,7 +237,7 @@ where
     Change {
         kind: ApiResource::erase::<K>(&()),
         object: object.to_owned(),
-        patch,
+        patch: Patch::Merge(patch),
         right,
         said: format!("{said} {object} is not as it should be"),
     }
@@ -263,6 +263,18 @@ async fn what_is_changed_by_hand_comes_right() {
             "/spec",
             "spec.replicas of the stateful set",
         ),
+        Change {
+            patch: Patch::Strategic(spec(json!({"template": {"spec": {"containers": [
+                {"name": "postgresql", "env": [{"name": "NOT_TOYGRES", "value": "1"}]},
+                {"name": "beside", "image": "docker.io/library/postgres:15"},
+            ]}}}))),
+            ..change::<StatefulSet>(
+                &name,
+                Value::Null,
+                "/spec",
+                "spec.template.spec.containers of the stateful set",
+            )
+        },
         change::<Service>(
             &clients,
             spec(json!({"ports": other_port})),
@@ -322,9 +334,8 @@ async fn what_is_changed_by_hand_comes_right() {
         };
         let before = part().await;
         let begun = Instant::now();
-        let patch = Patch::Merge(&change.patch);
         objects
-            .patch(&change.object, &PatchParams::default(), &patch)
+            .patch(&change.object, &PatchParams::default(), &change.patch)
             .await
             .unwrap();
         wait_for(&change.said, RIGHT_WITHIN, async || {

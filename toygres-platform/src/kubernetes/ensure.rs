@@ -53,7 +53,7 @@ impl KubernetesPlatform {
         )
         .await?;
         let secret = self.ensure_secret(&wanted, &service, storage).await?;
-        let stateful_set = self.apply(&wanted, stateful_set(&wanted)).await?;
+        let stateful_set = self.apply_stateful_set(&wanted).await?;
         match self.cache.look(wanted.namespace, &spec.reference()).pod {
             Some(pod) if is_stuck(&pod, &stateful_set) => self.replace_pod(&wanted, &pod).await?,
             None if self.is_refused(&wanted, &stateful_set) => {
@@ -356,17 +356,39 @@ impl KubernetesPlatform {
             && let (Ok(should), Ok(seen)) = (serde_json::to_value(&object), serde_json::to_value(&*seen))
             && let Some(patch) = replacement(&should, &seen, fields)
         {
-            let api: Api<K> = Api::namespaced(self.client.clone(), wanted.namespace);
-            let name = object.name_any();
-            let patch = Patch::Strategic(patch);
-            let parameters = PatchParams::apply(MANAGER);
-            let doing = format!("put right the {} {name}", K::kind(&K::DynamicType::default()));
-            match call(&doing, api.patch(&name, &parameters, &patch)).await {
+            match self.put_right::<K>(wanted, &object.name_any(), patch).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 Ok(_) | Err(_) => {}
             }
         }
         self.apply(wanted, object).await
+    }
+
+    /// Applies the stateful set, and takes out what somebody else has put beside its container, or into it. Only
+    /// afterwards, so that a change of toygres's own is one revision, for which the server restarts once.
+    async fn apply_stateful_set(&self, wanted: &Wanted<'_>) -> Result<StatefulSet> {
+        let object = stateful_set(wanted);
+        let applied = self.apply(wanted, object.clone()).await?;
+        let template = |object: &StatefulSet| serde_json::to_value(&object.spec.as_ref()?.template).ok();
+        if let (Some(should), Some(there)) = (template(&object), template(&applied))
+            && let Some(patch) = replacement(&should, &there, &["containers", "volumes"])
+        {
+            let patch = json!({"spec": {"template": patch}});
+            return self.put_right(wanted, &object.name_any(), patch).await;
+        }
+        Ok(applied)
+    }
+
+    async fn put_right<K>(&self, wanted: &Wanted<'_>, name: &str, patch: Value) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), wanted.namespace);
+        let patch = Patch::Strategic(patch);
+        let parameters = PatchParams::apply(MANAGER);
+        let doing = format!("put right the {} {name}", K::kind(&K::DynamicType::default()));
+        call(&doing, api.patch(name, &parameters, &patch)).await
     }
 
     async fn apply<K>(&self, wanted: &Wanted<'_>, object: K) -> Result<K>
