@@ -292,7 +292,8 @@ async fn what_a_dead_control_plane_had_begun_is_cleaned_up() {
         .instance(&instance)
         .join("instance.json.unfinished-0badcafe");
     let not_its_own = local.instance(&instance).join("postgres.log.20261122");
-    for file in [&record, &not_its_own] {
+    let no_instance = local.directory.join("instances/file");
+    for file in [&record, &not_its_own, &no_instance] {
         std::fs::write(file, "{").unwrap();
     }
     let writer = std::fs::File::open(&record).unwrap();
@@ -302,6 +303,7 @@ async fn what_a_dead_control_plane_had_begun_is_cleaned_up() {
     drop(writer);
     local.reopened().await;
     assert!(!record.exists() && not_its_own.exists());
+    std::fs::remove_file(no_instance).unwrap();
 
     let trash = local.directory.join("trash");
     let left = trash.join(format!("{}.0badcafe", instance.object_name()));

@@ -291,10 +291,10 @@ mod tests {
         }
         // Ends the server of a keeper that did not.
         let home = crate::TestHome::new();
-        let here = std::thread::current().name().unwrap().to_owned();
+        let here = "postgres::tests::nothing_is_left_of_a_run_that_is_killed_while_it_makes_a_server";
         let mut run = Command::new(std::env::current_exe().unwrap());
         let mut run = run
-            .args(["--exact", &here])
+            .args(["--exact", here])
             .env(WHERE, home.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -264,7 +264,8 @@ impl Home {
     pub(crate) fn remove_unfinished(&self) -> Result<()> {
         let instances = self.instances();
         for name in names_in(&instances)? {
-            remove_unfinished(&instances.join(name))?;
+            // It is in nobody's way, nor is what is no directory.
+            remove_unfinished(&instances.join(name)).ok();
         }
         Ok(())
     }
