@@ -79,17 +79,20 @@ async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
     server.stop().await;
 }
 
+/// Keeps everybody from reading a table until the connection is closed.
+async fn hold(server: &TestServer, table: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
+    let sql = format!("begin; lock table {table} in access exclusive mode");
+    sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap();
+    connection
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_a_crowd_without_tokens_asks_whether_there_are_any() {
     let server = api(&[]).await;
     let ask = || server.request(Method::GET, "/api/instances").send();
     assert_eq!(ask().await.unwrap().status(), 200);
-    let mut database = PgConnection::connect(&server.database_url).await.unwrap();
-    let mut locked = database.begin().await.unwrap();
-    sqlx::raw_sql("lock table cms.api_tokens in access exclusive mode")
-        .execute(&mut *locked)
-        .await
-        .unwrap();
+    let held = hold(&server, "cms.api_tokens").await;
     let watch = PgPool::connect(&server.database_url).await.unwrap();
     let waiting = async || -> i64 {
         let sql = "select count(*) from pg_locks where not granted and relation = 'cms.api_tokens'::regclass";
@@ -115,7 +118,7 @@ async fn one_of_a_crowd_without_tokens_asks_whether_there_are_any() {
         () = first => {}
         () = crowd => {}
     }
-    locked.rollback().await.unwrap();
+    held.close().await.unwrap();
     server.stop().await;
 }
 
@@ -241,12 +244,7 @@ async fn without_its_database_every_operation_says_so_soon_and_it_comes_back_by_
 async fn a_database_that_hangs_holds_nobody_for_long() {
     let server = api(&[]).await;
     server.create("demo", "hanging-password").await;
-    let mut connection = PgConnection::connect(&server.database_url).await.unwrap();
-    let mut lock = connection.begin().await.unwrap();
-    sqlx::raw_sql("lock table cms.instances in access exclusive mode")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let held = hold(&server, "cms.instances").await;
     let begun = Instant::now();
     // More than there are connections.
     let answers = join_all((0..20).map(|_| server.request(Method::GET, "/api/instances").send())).await;
@@ -256,7 +254,7 @@ async fn a_database_that_hangs_holds_nobody_for_long() {
         assert!(answer.headers().contains_key("retry-after"));
         assert_eq!(problem(answer).await.0, 503);
     }
-    lock.rollback().await.unwrap();
+    held.close().await.unwrap();
     wait_for("it to go on", PATIENCE, || async {
         (server.get("/api/instances").await.0 == 200).then_some(())
     })
