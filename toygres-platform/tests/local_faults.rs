@@ -352,13 +352,27 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
     let (endpoint, system_identifier) = settled(&local, &spec).await;
     let record = local.instance(&instance).join("instance.json");
     let must_exist = Storage::MustExist { system_identifier };
-    for (is_running, damage) in [(true, None), (false, None), (true, Some("{"))] {
+    #[derive(PartialEq)]
+    enum Server {
+        Runs,
+        IsDead,
+        Starts,
+    }
+    for (state, damage) in [
+        (Server::Runs, None),
+        (Server::IsDead, None),
+        (Server::Runs, Some("{")),
+        (Server::Starts, Some("{")),
+    ] {
+        if state != Server::Runs {
+            local.kill_server(&instance).await;
+        }
+        if state == Server::Starts {
+            local.platform.ensure(&spec, must_exist).await.unwrap();
+        }
         match damage {
             None => std::fs::remove_file(&record).unwrap(),
             Some(text) => std::fs::write(&record, text).unwrap(),
-        }
-        if !is_running {
-            local.kill_server(&instance).await;
         }
         assert_eq!(local.platform.list().await.unwrap(), []);
         let unknown = local.platform.unknown().await.unwrap();

@@ -136,7 +136,9 @@ impl Task {
         }
         // Those who wait need not wait for the disk.
         say.send_replace(Progress::Done);
-        if !was_known {
+        // Whoever asked meanwhile for a lost record to be made again left that to this work.
+        let is_lost = self.home.record_is_lost(&record.instance()).is_some();
+        if !was_known || is_lost {
             self.write(&record).await?;
         }
         Ok(())
