@@ -312,15 +312,16 @@ async fn there_are_no_more_streams_than_may_be() {
     })
     .await;
     drop(two);
+    let all_are_free = || async {
+        let (_, stats) = server.get("/api/server/stats").await;
+        (stats["open_streams"] == 0).then_some(())
+    };
+    wait_for("all places to be free", PATIENCE, all_are_free).await;
     // One that is refused for another reason takes no place.
     for _ in 0..3 {
         assert_eq!(server.get("/api/operations/absent/events").await.0, 404);
     }
-    wait_for("all places to be free", PATIENCE, || async {
-        let (_, stats) = server.get("/api/server/stats").await;
-        (stats["open_streams"] == 0).then_some(())
-    })
-    .await;
+    wait_for("all places to be free again", PATIENCE, all_are_free).await;
     server.stop().await;
 }
 
