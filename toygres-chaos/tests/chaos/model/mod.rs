@@ -13,6 +13,7 @@ use requests::{Step, Trouble, ask, steps};
 use reqwest::Method;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use toygres_chaos::{Account, ServerProcess, SharedPlatform, long, seed};
 use toygres_models::InstanceId;
@@ -61,6 +62,12 @@ fn name_of(number: usize) -> String {
     format!("name-{number}")
 }
 
+/// What stands for an instance on the platform.
+fn file_of(fleet: &Fleet, id: InstanceId) -> PathBuf {
+    let directory = ServerProcess::shared_directory(fleet.home.path());
+    SharedPlatform::new(&directory, fleet.postgres.port()).file(id)
+}
+
 /// A model, and the server that it is held against.
 struct Run {
     fleet: Fleet,
@@ -75,11 +82,9 @@ struct Run {
 impl Run {
     async fn start(receiver: &OtlpReceiver) -> Self {
         let mut fleet = Fleet::start(&[]).await;
-        let directory = ServerProcess::shared_directory(fleet.home.path());
-        let platform = SharedPlatform::new(&directory, fleet.postgres.port());
         let stray = InstanceId::generate();
         let document = json!({ "id": stray, "name": "stray" }).to_string();
-        std::fs::write(platform.file(stray), document).unwrap();
+        std::fs::write(file_of(&fleet, stray), document).unwrap();
         let options = fleet.options(vec![
             ("TOYGRES_MODE", "all".to_owned()),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()),
@@ -157,9 +162,7 @@ impl Run {
 
     /// What belonged to nobody goes, and what is told of it.
     async fn lose_stray(&self) {
-        let directory = ServerProcess::shared_directory(self.fleet.home.path());
-        let platform = SharedPlatform::new(&directory, self.fleet.postgres.port());
-        std::fs::remove_file(platform.file(self.stray)).unwrap();
+        std::fs::remove_file(file_of(&self.fleet, self.stray)).unwrap();
         wait_for("the sweep", PATIENCE, || async {
             let (_, drift) = self.load.ask(Method::GET, "/api/server/drift", None, None).await;
             (drift == json!([])).then_some(())
