@@ -265,6 +265,24 @@ async fn those_that_wait_for_their_turn_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_that_goes_while_its_server_waits_for_its_turn_is_not_made_anew() {
+    let local = Local::with(|config| config.at_once(1)).await;
+    let spec = new_spec(&local, "waiting");
+    let instance = spec.reference();
+    settled(&local, &spec).await;
+    let data = local.instance(&instance).join("data");
+    let other = new_spec(&local, "first");
+    local.platform.ensure(&other, Storage::Create).await.unwrap();
+    local.kill_server(&instance).await;
+    local.platform.ensure(&spec, MUST_EXIST).await.unwrap();
+    std::fs::rename(&data, data.with_extension("gone")).unwrap();
+    let (reason, _) = not_ready(&local.platform, &instance).await;
+    assert_eq!(reason, Reason::StorageMissing);
+    assert!(!data.exists());
+    ready_on(&local, &local.platform, &other.reference()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_control_plane_had_begun_is_cleaned_up() {
     let local = Local::new().await;
     let spec = new_spec(&local, "orphan");
@@ -358,16 +376,20 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
         IsDead,
         Starts,
     }
+    // First those that run: what starts one may make a lost record, too.
     for (state, damage) in [
         (Server::Runs, None),
-        (Server::IsDead, None),
         (Server::Runs, Some("{")),
+        (Server::IsDead, None),
         (Server::Starts, Some("{")),
     ] {
         if state != Server::Runs {
             local.kill_server(&instance).await;
         }
+        // Without it, nothing is started.
+        let lock = std::fs::File::open(local.instance(&instance).join("cluster.lock")).unwrap();
         if state == Server::Starts {
+            lock.lock().unwrap();
             local.platform.ensure(&spec, must_exist).await.unwrap();
         }
         match damage {
@@ -378,6 +400,7 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
         let unknown = local.platform.unknown().await.unwrap();
         assert_eq!(unknown[0].object, instance.object_name());
         local.platform.ensure(&spec, must_exist).await.unwrap();
+        drop(lock);
         let again = ready_on(&local, &local.platform, &instance).await.0;
         assert_eq!(again, endpoint);
         // The server may be found ready before the record is written.

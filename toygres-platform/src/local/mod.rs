@@ -306,6 +306,7 @@ impl Platform for LocalPlatform {
                 home: self.home.clone(),
                 cluster,
                 record,
+                storage,
                 password: spec.password.clone(),
                 places: self.places.clone(),
             };

@@ -4,6 +4,7 @@ use super::cluster::{Cluster, ServerState, StartOptions};
 use super::fault::reason_of;
 use super::home::Home;
 use super::record::Record;
+use crate::Storage;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -35,6 +36,7 @@ pub(crate) struct Task {
     pub(crate) home: Arc<Home>,
     pub(crate) cluster: Cluster,
     pub(crate) record: Record,
+    pub(crate) storage: Storage,
     pub(crate) password: Secret,
     pub(crate) places: Arc<Semaphore>,
 }
@@ -111,7 +113,10 @@ impl Task {
         let was_known = record.port_is_known;
         let place = self.places.acquire().await;
         let place = place.map_err(|_| Error::internal("the queue is closed"))?;
-        if !self.cluster.exists() {
+        // What was there when this was asked for may be gone by now, and is never made anew.
+        let (home, instance, storage) = (self.home.clone(), record.instance(), self.storage);
+        blocking(move || home.check_storage(&instance, storage)).await?;
+        if self.storage == Storage::Create && !self.cluster.exists() {
             say.send_replace(Progress::Making);
             self.cluster.create(&self.password).await?;
         }
