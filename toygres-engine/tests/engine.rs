@@ -350,7 +350,8 @@ async fn every_slot_is_woken_when_there_is_work_for_all() {
             .unwrap(),
         "met"
     );
-    assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
+    // The regular look comes after 60 s only.
+    assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
     bench.stop().await;
 }
 
@@ -374,7 +375,7 @@ async fn an_idle_store_is_left_alone() {
     let (bare, decorated) = tokio::join!(rate(Guards::none()), rate(Guards::all()));
     println!("asked a second: bare {bare:.1}, decorated {decorated:.1}");
     assert!(decorated <= 15.0, "{decorated} times a second");
-    assert!(bare > 100.0, "{bare} times a second");
+    assert!(bare > 5.0 * decorated, "{bare} times a second");
 }
 
 #[tokio::test]

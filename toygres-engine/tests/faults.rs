@@ -20,16 +20,23 @@ use toygres_testing::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Locks of 4 s, renewed after 2 s; the first renewal that is tried, and all for this long after it, fail.
-async fn with_failing_renewals(guards: Guards, outage: Duration) -> Bench {
+/// Locks of 4 s, renewed after 2 s; those renewals fail of which it is said, by their number and the time since the
+/// first one.
+async fn with_failing_renewals(
+    guards: Guards,
+    fails: impl Fn(u32, Duration) -> bool + Send + Sync + 'static,
+) -> Bench {
     let bench = Bench::with(guards, |config| {
         config.worker_lock_timeout = Duration::from_secs(4)
     })
     .await;
-    let first = std::sync::OnceLock::new();
+    let (first, tried) = (std::sync::OnceLock::new(), AtomicU32::new(0));
     bench.store.fail_before(move |call| {
-        let fails =
-            call.method == "renew_work_item_lock" && first.get_or_init(Instant::now).elapsed() < outage;
+        let fails = call.method == "renew_work_item_lock"
+            && fails(
+                tried.fetch_add(1, Ordering::SeqCst),
+                first.get_or_init(Instant::now).elapsed(),
+            );
         fails.then(terminated)
     });
     bench
@@ -40,7 +47,7 @@ async fn with_failing_renewals(guards: Guards, outage: Duration) -> Bench {
 
 #[tokio::test]
 async fn failed_renewals_do_not_lose_an_activity() {
-    let bench = with_failing_renewals(Guards::all(), Duration::from_millis(1_200)).await;
+    let bench = with_failing_renewals(Guards::all(), |tried, _| tried < 3).await;
     assert_eq!(bench.end("a").await.unwrap(), "done");
     assert_eq!(bench.world.runs(), [1], "the lock was kept, so it ran once");
     bench.stop().await;
@@ -49,7 +56,7 @@ async fn failed_renewals_do_not_lose_an_activity() {
 #[tokio::test]
 async fn renewals_that_fail_longer_than_the_lock_have_the_activity_run_again() {
     let guards = Guards::all();
-    let bench = with_failing_renewals(guards, Duration::from_secs(6)).await;
+    let bench = with_failing_renewals(guards, |_, since| since < Duration::from_secs(6)).await;
     // Its lock has run out: the regular look of 60 s would find it, so have somebody look.
     wait_for("the second run", LIMIT, || async {
         bench.start("look", Plan::Tasks(vec![Task::Nothing])).await;
@@ -66,7 +73,7 @@ async fn without_the_guard_a_failed_renewal_loses_the_activity() {
         renewals: false,
         ..Guards::all()
     };
-    let bench = with_failing_renewals(guards, Duration::from_millis(1_200)).await;
+    let bench = with_failing_renewals(guards, |tried, _| tried < 3).await;
     wait_for("the activity", LIMIT, || async {
         (!bench.world.runs().is_empty()).then_some(())
     })

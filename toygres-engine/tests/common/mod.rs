@@ -178,6 +178,6 @@ impl Bench {
     }
 
     pub(crate) async fn stop(self) {
-        self.running.shutdown(Duration::from_millis(200)).await;
+        self.running.shutdown(Duration::from_secs(5)).await;
     }
 }

@@ -84,9 +84,9 @@ fn tasks(tasks: &[Task]) -> Plan {
     Plan::Tasks(tasks.to_vec())
 }
 
-/// Turns that left something in the history, by orchestration and execution.
-fn turns(bench: &Bench) -> std::collections::BTreeMap<(String, u64), u64> {
-    bench.store.turns.lock().unwrap().clone()
+/// Turns that left something in the history, by orchestration and execution; all of them once the engine has stopped.
+fn turns(store: &common::faulty::Faulty) -> std::collections::BTreeMap<(String, u64), u64> {
+    store.turns.lock().unwrap().clone()
 }
 
 /// From the first to the last event of each orchestration's last execution, in seconds.

@@ -15,8 +15,9 @@ pub(super) async fn ends_of_orchestrations() {
     ] {
         bench.run(id, plan).await.unwrap_err();
     }
-    let turns = turns(&bench);
+    let store = Arc::clone(&bench.store);
     bench.stop().await;
+    let turns = turns(&store);
 
     seen.assert(Metric::OrchestrationStarts, &[("planned 1.0.0 client", 6.0)]);
     // Five tries, four pauses, and the beginning: ten turns.
@@ -82,10 +83,11 @@ pub(super) async fn executions_and_children() {
         .await
         .unwrap();
     bench.end("again").await.unwrap();
-    let turns = turns(&bench);
     let events = bench.count("history").await;
     let times = times(&bench).await;
+    let store = Arc::clone(&bench.store);
     bench.stop().await;
+    let turns = turns(&store);
 
     seen.assert(
         Metric::OrchestrationStarts,
@@ -137,7 +139,9 @@ pub(super) async fn executions_and_children() {
         &[("planned planned success", 1.0), ("planned planned failed", 1.0)],
     );
     let (seconds, buckets) = seen.measured(Metric::SuborchestrationDuration, "planned planned success");
-    assert!((times["child"]..=times["parent"]).contains(&seconds), "{seconds}");
+    // Computed in another way.
+    let longest = times["parent"] + 0.0001;
+    assert!((times["child"]..=longest).contains(&seconds), "{seconds}");
     assert!(
         seconds >= 0.6 && matches!(buckets[..], [(1.0 | 2.0 | 5.0, 1)]),
         "{buckets:?}"

@@ -20,8 +20,9 @@ pub(super) async fn answers_that_are_lost_count_once() {
             bench.run(&format!("{method}-{n}"), child).await.unwrap();
         }
     }
-    let turns = turns(&bench);
+    let store = Arc::clone(&bench.store);
     bench.stop().await;
+    let turns = turns(&store);
     seen.assert(
         Metric::OrchestrationStarts,
         &[
@@ -168,8 +169,11 @@ pub(super) async fn calls_that_are_given_up() {
     .await;
     bench.start("o", tasks(&[Task::Take { ms: 4_000 }])).await;
     runs(&bench, 1).await;
-    // The database does not answer the renewal, which has less than two seconds for it.
     let pool = common::pool(&bench.url);
+    // However late it gets on, nobody else takes its work.
+    let kept = "update duroxide.worker_queue set locked_until = locked_until + 60000";
+    sqlx::query(kept).execute(&pool).await.unwrap();
+    // The database does not answer the renewal, which has less than two seconds for it.
     let mut silence = pool.begin().await.unwrap();
     let lock = "lock table duroxide.worker_queue in access exclusive mode";
     sqlx::query(lock).execute(&mut *silence).await.unwrap();
@@ -189,7 +193,7 @@ pub(super) async fn clients() {
     let client = bench.engine.client();
     for _ in 0..2 {
         client
-            .start::<Planned>("o", Plan::Timer { ms: 700 })
+            .start::<Planned>("o", Plan::Timer { ms: 3_000 })
             .await
             .unwrap();
     }
@@ -216,6 +220,10 @@ pub(super) async fn clients() {
     seen.assert(Metric::ClientCancellations, &[("", 1.0)]);
     seen.assert(Metric::ClientWaitDuration, &[("", 2.0)]);
     let (seconds, buckets) = seen.measured(Metric::ClientWaitDuration, "");
-    assert!((0.5..10.0).contains(&seconds), "{seconds}");
-    assert_eq!(buckets[0], (0.1, 1));
+    assert!((0.5..60.0).contains(&seconds), "{seconds}");
+    assert_eq!(
+        buckets.iter().map(|(_, count)| count).sum::<u64>(),
+        2,
+        "{buckets:?}"
+    );
 }

@@ -93,7 +93,7 @@ pub(super) async fn workers_and_those_that_do_not_listen() {
     ];
     assert_eq!(slots, expected);
     // Twenty in ten seconds; the turn of the deaf one and its end besides those of the other.
-    assert!((1.9..2.1).contains(&rates["activity 1"]), "{rates:?}");
+    assert!((1.5..2.1).contains(&rates["activity 1"]), "{rates:?}");
     assert_eq!(rates["activity 0"] + rates["activity 2"], 0.0, "{rates:?}");
     let turns = rates["orchestration 0"] + rates["orchestration 1"];
     assert!((2.0..3.0).contains(&turns), "{rates:?}");
@@ -151,11 +151,12 @@ pub(super) async fn turns_of_two_servers() {
     let client = bench.engine.client();
     let long = client.wait::<Planned>("long", Duration::from_secs(240)).await;
     assert_eq!(long.unwrap().unwrap(), "rung");
-    let (here, there) = (turns(&bench), store.turns.lock().unwrap().clone());
     let times = times(&bench).await;
     let events = bench.count("history where instance_id = 'long'").await;
+    let own = Arc::clone(&bench.store);
     bench.stop().await;
-    running.shutdown(Duration::from_millis(200)).await;
+    running.shutdown(Duration::from_secs(5)).await;
+    let (here, there) = (turns(&own), turns(&store));
 
     let long = ("long".to_owned(), 1);
     let on_both = (here.get(&long).copied(), there.get(&long).copied());
