@@ -53,7 +53,7 @@ fn status(pid: i32, name: &str) -> f64 {
 async fn rows(fleet: &Fleet) -> BTreeMap<String, i64> {
     let sql = "select table_schema || '.' || table_name, (xpath('/row/c/text()', query_to_xml(format( \
                'select count(*) as c from %I.%I', table_schema, table_name), false, true, '')))[1]::text::bigint \
-               from information_schema.tables where table_schema in ('cms', 'duroxide')";
+               from information_schema.tables where table_type = 'BASE TABLE' and table_schema in ('cms', 'duroxide')";
     let rows: Vec<(String, i64)> = sqlx::query_as(sql)
         .fetch_all(&mut fleet.connect().await)
         .await
