@@ -4,6 +4,7 @@
 //! - [`ServerProcess`] is a server in a process of its own, that can be killed and stopped.
 //! - [`SharedPlatform`] is a platform that several processes share.
 //! - [`Link`] is the way between a server and its database, and what can happen on it.
+//! - [`Stalls`] tells how long the machine itself stood still.
 //! - [`Account`] keeps what was injected and what was lost; `scripts/chaos.sh` makes `docs/reliability.md` of it.
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +18,12 @@ mod faults;
 mod link;
 mod platform;
 mod process;
+mod stalls;
 
 pub use account::{Account, long, old_server, random};
 pub use faults::{Call, Effect, Fault, Faults, Moment};
 pub use link::{Link, Traffic};
 pub use platform::SharedPlatform;
 pub use process::{ServerOptions, ServerProcess, Setup};
+pub use stalls::Stalls;
 pub use toygres_testing::seed;

@@ -40,6 +40,7 @@ async fn main() -> toygres_models::Result<()> {
         interceptor: Some(Arc::new(Faults::new(&setup.faults))),
     };
     let served = toygres_server::run_with(config, listener, stop, parts).await;
-    telemetry.shutdown(Duration::from_secs(2)).await;
+    // Longer than a busy machine takes: the last metrics are compared.
+    telemetry.shutdown(Duration::from_secs(60)).await;
     served
 }

@@ -214,10 +214,17 @@ fn kill_all_in(directory: &Path) {
 
 /// Ends one session of a client the hard way.
 async fn kill_backend(instance: &Written) {
-    let mut connection = PgConnection::connect(&instance.url).await.unwrap();
     let sql = "select pid from pg_stat_activity where backend_type = 'client backend' \
                and query like 'insert%' limit 1";
-    let pid: i32 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+    // It may not be back yet from what was done to it before.
+    let pid: i32 = wait_for("a session that writes", PATIENCE, || async {
+        let mut connection = PgConnection::connect(&instance.url).await.ok()?;
+        sqlx::query_scalar(sql)
+            .fetch_optional(&mut connection)
+            .await
+            .ok()?
+    })
+    .await;
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 

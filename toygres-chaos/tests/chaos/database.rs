@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use toygres_chaos::{Account, Link, ServerOptions, ServerProcess, Traffic, long, seed};
+use toygres_chaos::{Account, Link, ServerOptions, ServerProcess, Stalls, Traffic, long, seed};
 use toygres_testing::{TestHome, TestPostgres, Tmpfs, wait_for};
 
 /// The control database, that of the instances, and a server that reaches the former over a link.
@@ -84,10 +84,10 @@ impl Scene {
         let pid = self.server.pid();
         strike(self).await;
         over.store(true, Ordering::SeqCst);
-        let well = Instant::now();
+        let (well, stalls) = (Instant::now(), Stalls::count());
         load.create("after").await;
-        let recovery = well.elapsed();
-        eprintln!("{fault}: {recovery:?} to recover, {usual:?} without a fault");
+        let (recovery, stalled) = (well.elapsed(), stalls.total());
+        eprintln!("{fault}: {recovery:?} to recover, {usual:?} without a fault; stood still for {stalled:?}");
         let lives = busy.await.expect("every life");
         assert_eq!(
             load.unanswered.load(Ordering::SeqCst),
@@ -95,8 +95,8 @@ impl Scene {
             "{fault}: requests without an answer"
         );
         assert!(
-            recovery < RECOVERY + usual,
-            "{fault}: it took {recovery:?} to recover, and {usual:?} without a fault"
+            recovery < RECOVERY + usual + stalled,
+            "{fault}: it took {recovery:?} to recover, and {usual:?} without a fault; the machine stood still for {stalled:?}"
         );
         assert!(
             !self.server.has_exited() && self.server.pid() == pid,

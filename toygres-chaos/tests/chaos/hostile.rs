@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use toygres_chaos::{Account, ServerProcess, long};
+use toygres_chaos::{Account, ServerProcess, Stalls, long};
 use toygres_testing::{TestPostgres, wait_for};
 
 /// As many as come at once; the server takes 4096 of them, the others wait in the system's queue.
@@ -149,9 +149,11 @@ async fn a_crowd_keeps_nobody_from_being_served_and_leaves_nothing_behind() {
                 .collect()
                 .await;
             let connections: Vec<TcpStream> = connections.into_iter().flatten().collect();
+            let most_files = open_files(&server);
+            let stalls = Stalls::count();
             let answers = join_all((0..20).map(|_| assert_serves(&server, what))).await;
             let slowest = answers.into_iter().max().unwrap();
-            let (most_files, most) = (open_files(&server), memory(&server));
+            let most = memory(&server);
             eprintln!(
                 "{crowd} {what}: {most_files} files, {} MiB, others were answered within {slowest:?}",
                 most >> 20
@@ -161,7 +163,7 @@ async fn a_crowd_keeps_nobody_from_being_served_and_leaves_nothing_behind() {
                 // On a busy machine the first ones are cut off before the last ones are taken.
                 assert!(most_files >= files + crowd / 2, "{what}: {most_files} files");
             }
-            assert!(slowest < SERVED_WITHIN, "{what}: {slowest:?}");
+            assert!(slowest < SERVED_WITHIN + stalls.total(), "{what}: {slowest:?}");
             let bound = memory_before + crowd as u64 * EACH;
             assert!(most < bound, "{what}: {most} bytes after {memory_before}");
             let ended = Instant::now();

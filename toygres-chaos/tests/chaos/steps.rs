@@ -93,11 +93,12 @@ async fn a_step_that_fails_for_good_fails_the_create_and_all_of_it_is_undone() {
             (Moment::After, Effect::Panic),
         ] {
             let what = format!("{moment:?} {activity}: {effect:?}");
-            server.plan(Some(&fault(activity, true, moment, effect, 1)));
+            let fault = fault(activity, true, moment, effect, 1);
+            server.plan(Some(&fault));
             let created = server.create("contested").await;
             let begun = Instant::now();
             let operation = server.ended(&created).await;
-            assert_eq!(server.hits(), 1, "{what} was not reached");
+            met(&server, [&fault]).await;
             account.injected(1);
             let instance = server
                 .get(&format!("/api/instances/{}", created.instance.id))

@@ -3,6 +3,7 @@
 use crate::servers::Fleet;
 use crate::{PATIENCE, PROGRAM};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use toygres_chaos::{Account, ServerOptions, ServerProcess, long, old_server};
 use toygres_testing::wait_for;
@@ -31,9 +32,10 @@ async fn servers_of_two_versions_share_the_work_until_the_old_ones_are_replaced(
 
     let load = Arc::new(fleet.load(&[0, 1, 2]));
     let lives = if long() { 400 } else { 40 };
+    let over = Arc::new(AtomicBool::new(false));
     let busy = {
-        let load = Arc::clone(&load);
-        tokio::spawn(async move { load.lives("between", lives).await })
+        let (load, over) = (Arc::clone(&load), Arc::clone(&over));
+        tokio::spawn(async move { load.lives_until("between", lives, &over).await })
     };
     let ended = "select count(*) from cms.operations where state = 'succeeded'";
     for replaced in 0..2 {
@@ -50,7 +52,8 @@ async fn servers_of_two_versions_share_the_work_until_the_old_ones_are_replaced(
         account.injected(1);
         account.recovered(begun.elapsed());
     }
-    busy.await.expect("every life");
+    over.store(true, Ordering::SeqCst);
+    let lives = busy.await.expect("every life");
     let path = format!("/api/instances/{}", elder.instance.id);
     let seen = fleet.servers[0].get(&path).await;
     assert_eq!(
