@@ -72,7 +72,7 @@ impl Program {
     /// Loki or Tempo, with its data in `directory`. Also the port where it takes OTLP/gRPC.
     async fn store(program: &Path, name: &str, file: &str, directory: &Path) -> (Self, u16) {
         let prefix = format!("TOYGRES_{name}");
-        let [port, grpc, otlp] = [(); 3].map(|()| free_port());
+        let [port, grpc, otlp] = free_ports();
         let mut command = Command::new(program);
         command
             .arg(format!("-config.file={}", shared(file).display()))
@@ -98,7 +98,8 @@ impl Program {
 
     /// Prometheus with this configuration.
     pub async fn prometheus(program: &Path, configuration: &Path, directory: &Path) -> Self {
-        Self::prometheus_at(free_port(), program, configuration, directory).await
+        let [port] = free_ports();
+        Self::prometheus_at(port, program, configuration, directory).await
     }
 
     async fn prometheus_at(port: u16, program: &Path, configuration: &Path, directory: &Path) -> Self {
@@ -170,9 +171,8 @@ impl Observability {
         stores: Option<Stores>,
         directory: &Path,
     ) -> Self {
-        let ports = [(); 5].map(|()| free_port());
+        let [ports @ .., prometheus_port] = free_ports::<6>();
         let [_, _, exported, _, own] = ports;
-        let prometheus_port = free_port();
         let mut configuration = std::fs::read_to_string(shared("prometheus.yml")).unwrap();
         if stores.is_none() {
             for (from, to) in [
@@ -314,7 +314,8 @@ fn shared(path: &str) -> PathBuf {
         .join(path)
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// As many ports, no two of them alike.
+fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

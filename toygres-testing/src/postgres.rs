@@ -60,7 +60,7 @@ trap : PIPE
 start() { "$BIN/postgres" -D "$DIR/data" -p "$PORT" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
     -c fsync=off -c max_connections=300 $TLS >>"$DIR/postgres.log" 2>&1 & pid=$!; }
 "$BIN/initdb" -D "$DIR/data" -U postgres --auth=trust --no-sync --no-instructions >"$DIR/initdb.log" 2>&1 || exit 1
-start; echo ok
+echo ok
 while read -r command; do
     case $command in
         start) start ;;
@@ -131,11 +131,9 @@ impl TestPostgres {
     fn spawn_in(parent: &Path, tls: Option<(String, String)>) -> Self {
         let directory = parent.join(format!("toygres-test-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        // Held until the server is started, so that nobody else is given it.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         let mut command = Command::new("sh");
         command
             .arg("-c")
@@ -167,6 +165,8 @@ impl TestPostgres {
             port,
         };
         server.read_ok();
+        drop(listener);
+        server.tell("start");
         server
     }
 
