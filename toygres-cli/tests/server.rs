@@ -126,7 +126,7 @@ fn a_server_that_was_killed_leaves_nothing_that_keeps_the_next_from_starting() {
         .out
         .starts_with("server  ready")
     {
-        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(60));
     }
     assert!(
         machine.home.path().join("server.pid").exists(),

@@ -150,7 +150,7 @@ pub async fn connect(
         .database(DATABASE_NAME)
         .ssl_mode(PgSslMode::Prefer);
     // Packets to an address that nobody has any more may get no answer at all.
-    let connected = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
+    let connected = tokio::time::timeout(Duration::from_secs(20), options.connect()).await;
     connected.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 

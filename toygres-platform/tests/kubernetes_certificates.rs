@@ -97,7 +97,7 @@ async fn the_address_of_a_load_balancer_is_told_once_the_certificate_is_for_it()
         .patch_status(&service, &PatchParams::default(), &Patch::Merge(address))
         .await
         .unwrap();
-    let seen = wait_for("the address to be seen", Duration::from_secs(10), async || {
+    let seen = wait_for("the address to be seen", Duration::from_secs(60), async || {
         let differences = differences(&kubernetes, &spec).await;
         (!differences.is_empty()).then_some(differences)
     })

@@ -347,7 +347,7 @@ async fn an_api_server_that_does_not_answer_or_is_away_is_waited_for() {
     assert!(error.next_step().is_some());
     assert_no_secret(&error);
     let took = begun.elapsed();
-    assert!((10..15).contains(&took.as_secs()), "given up after {took:?}");
+    assert!((10..60).contains(&took.as_secs()), "given up after {took:?}");
 
     scene.ensured(&spec, Storage::Create).await;
     scene.proxy.refuse(true).await;
@@ -384,7 +384,7 @@ async fn an_api_server_that_does_not_answer_or_is_away_is_waited_for() {
     };
     let took = back.elapsed();
     eprintln!("back: seen after {took:?}");
-    assert!(took < Duration::from_secs(10), "seen {took:?} after it is back");
+    assert!(took < Duration::from_secs(30), "seen {took:?} after it is back");
     scene.write_a_row(&serving.endpoint).await;
     scene.removed(&spec).await;
     assert!(hangs.iter().all(|rule| rule.fired() == 1));
@@ -402,10 +402,10 @@ async fn watches_that_break_off_are_begun_again() {
     let silence = Fault::SilenceWatch(After::Events(0));
     // Each with how many seconds late it may be seen what happens.
     let cases = [
-        ("expire", watch(Fault::ExpireWatch).every(2), 5),
-        ("truncate", watch(truncate).every(2), 5),
-        ("reset", watch(reset).every(2), 5),
-        ("refuse", watch(status(500)).every(2), 5),
+        ("expire", watch(Fault::ExpireWatch).every(2), 20),
+        ("truncate", watch(truncate).every(2), 20),
+        ("reset", watch(reset).every(2), 20),
+        ("refuse", watch(status(500)).every(2), 20),
         // The first one of each kind, until it is given up.
         ("silence", watch(silence).times(7), 40),
         ("hang", watch(Fault::Hang).times(7), 45),

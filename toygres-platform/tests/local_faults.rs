@@ -46,7 +46,10 @@ async fn a_port_that_clients_know_is_never_changed() {
     let instance = spec.reference();
     let first = settled(&local, &spec).await;
     local.kill_server(&instance).await;
-    let other = TcpListener::bind(("127.0.0.1", first.0.port)).unwrap();
+    let other = wait_for("the port to be free", Duration::from_secs(30), || async {
+        TcpListener::bind(("127.0.0.1", first.0.port)).ok()
+    })
+    .await;
     for storage in [MUST_EXIST, Storage::Create] {
         local.platform.ensure(&spec, storage).await.unwrap();
         let (reason, message) = not_ready(&local.platform, &instance).await;

@@ -108,12 +108,12 @@ async fn a_server_tells_the_whole_story() {
     let of_delete = answer.headers()["x-trace-id"].to_str().unwrap().to_owned();
     let accepted = serde_json::from_value(answer.json().await.unwrap()).unwrap();
     assert_eq!(server.ended(&accepted).await.state, OperationState::Succeeded);
-    // The actor ends after the operation.
-    wait_for("the actor's end", LIMIT, async || {
+    // Its orchestration ends after the operation.
+    wait_for("the deletion's end", LIMIT, async || {
         let spans = receiver.spans();
         spans
             .iter()
-            .any(|span| span.name == "instance-actor")
+            .any(|span| span.name == "delete-instance")
             .then_some(())
     })
     .await;

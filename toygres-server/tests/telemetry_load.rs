@@ -190,6 +190,11 @@ async fn nothing_is_lost_under_load_and_through_outages() {
     }
     // Gone for 30 s, and then another one at the same address.
     let address = receiver.address();
+    wait_for("all to have arrived", LIMIT, async || {
+        let all = load.started as usize;
+        ((spans(&receiver), lines(&receiver)) == (all, all)).then_some(())
+    })
+    .await;
     let told_before = (spans(&receiver), lines(&receiver));
     drop(receiver);
     let slowest = load.start(300, 10).await;

@@ -33,7 +33,7 @@ use toygres_server::transport::{Tls, TransportLimits, serve};
 use toygres_testing::{TestHome, wait_for};
 
 /// Nothing that is expected to happen takes longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A time limit that a test runs into.
 const SHORT: Duration = Duration::from_millis(250);
 /// A time limit that no test may run into.
@@ -398,7 +398,8 @@ async fn files_that_are_no_pair_are_named_with_what_is_wrong() {
 async fn a_tls_handshake_may_not_take_long() {
     let authority = Authority::new();
     let limits = TransportLimits {
-        handshake: SHORT,
+        // One that goes well may take its time, too.
+        handshake: SHORT * 12,
         ..no_limits()
     };
     let server = Server::start(Some(authority.tls()), limits).await;
@@ -420,13 +421,15 @@ async fn a_head_that_comes_byte_by_byte_is_cut_off_while_others_are_served() {
             exchange(&mut stream, GET).await;
         }
         let (mut reader, mut writer) = stream.into_split();
+        let begun = Instant::now();
         let drip = tokio::spawn(async move {
             while writer.write_all(b"x").await.is_ok() {
                 sleep(SHORT / 20).await;
             }
         });
         server.assert_serves().await;
-        assert!(closed(&mut reader).await >= SHORT / 2);
+        closed(&mut reader).await;
+        assert!(begun.elapsed() >= SHORT / 2);
         drip.await.unwrap();
     }
 }
@@ -435,7 +438,7 @@ async fn a_head_that_comes_byte_by_byte_is_cut_off_while_others_are_served() {
 async fn a_connection_may_be_idle_for_longer_than_a_head_may_take_but_not_for_ever() {
     let limits = TransportLimits {
         head: SHORT,
-        idle: SHORT * 4,
+        idle: SHORT * 16,
         ..no_limits()
     };
     let server = Server::start(None, limits).await;
@@ -445,9 +448,11 @@ async fn a_connection_may_be_idle_for_longer_than_a_head_may_take_but_not_for_ev
         exchange(&mut used, GET).await;
         sleep(SHORT * 2).await;
     }
+    let begun = Instant::now();
     exchange(&mut used, GET).await;
     closed(&mut silent).await;
-    assert!(closed(&mut used).await >= SHORT * 3);
+    closed(&mut used).await;
+    assert!(begun.elapsed() >= SHORT * 12);
 }
 
 #[tokio::test]
@@ -511,10 +516,8 @@ async fn a_peer_that_reads_nothing_is_cut_off() {
 
 #[tokio::test]
 async fn a_peer_that_reads_slowly_gets_all_of_it() {
-    let limits = TransportLimits {
-        write: SHORT,
-        ..no_limits()
-    };
+    let write = SHORT * 6;
+    let limits = TransportLimits { write, ..no_limits() };
     let server = Server::start(None, limits).await;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     // What is on the way must not be all of it.
@@ -538,10 +541,10 @@ async fn a_peer_that_reads_slowly_gets_all_of_it() {
         if filled < buffer.len() {
             break;
         }
-        sleep(SHORT / 5).await;
+        sleep(write / 10).await;
     }
     assert!(received > 8 << 20, "{received}");
-    assert!(begun.elapsed() > SHORT * 2);
+    assert!(begun.elapsed() > write);
 }
 
 #[tokio::test]

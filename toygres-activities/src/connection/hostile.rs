@@ -194,12 +194,12 @@ async fn what_is_no_answer_is_called_so() {
         (&[b'1'; 129], b"1"),
     ] {
         assert_eq!(
-            said(answered(version, identifier), LIMIT).await,
+            said(answered(version, identifier), PATIENCE).await,
             "protocol_error",
             "{version:?}"
         );
     }
-    let good = met(LIMIT, async |mut stream| {
+    let good = met(PATIENCE, async |mut stream| {
         stream
             .write_all(&answered(b"15.18 (by Somebody)", b"-1"))
             .await
@@ -241,7 +241,7 @@ async fn the_password_is_told_to_nobody() {
     ];
     for (how, ask, challenge) in servers {
         let (tell, told) = tokio::sync::oneshot::channel();
-        let probed = met(LIMIT, async move |mut stream: TcpStream| {
+        let probed = met(PATIENCE, async move |mut stream: TcpStream| {
             let mut heard = Vec::with_capacity(4096);
             stream.read_buf(&mut heard).await.unwrap();
             stream.write_all(&ask).await.unwrap();

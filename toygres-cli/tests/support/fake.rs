@@ -248,7 +248,7 @@ fn server(method: &str, rest: &[&str], query: &str) -> Reply {
             200,
             json!([{
                 "id": INSTANCE_ID, "host": "node-1", "pid": 42, "version": "9.8.7", "mode": "all", "started_at": ago(4000),
-                "last_seen_at": ago(0), "orchestration_slots": 4, "activity_slots": 8, "activities_running": 1,
+                "last_seen_at": ago(300), "orchestration_slots": 4, "activity_slots": 8, "activities_running": 1,
             }]),
         ),
         ("GET", ["config"]) => Reply::Json(
@@ -279,7 +279,7 @@ fn orchestrations(method: &str, rest: &[&str], query: &str) -> Reply {
     let actor = |id: &str| {
         json!({
             "id": id, "name": "instance-actor", "version": "1.0.0", "status": "running", "parent_id": null,
-            "instance_id": INSTANCE_ID, "execution_id": 2, "created_at": AT, "updated_at": ago(10), "error": null,
+            "instance_id": INSTANCE_ID, "execution_id": 2, "created_at": AT, "updated_at": ago(1210), "error": null,
         })
     };
     match (method, rest) {

@@ -49,7 +49,7 @@ async fn a_pool_that_is_used_up_and_a_statement_cut_off_are_unavailable() {
     let database = TestDatabase::new().await;
     let pool = impatient()
         .max_connections(1)
-        .acquire_timeout(Duration::from_millis(50));
+        .acquire_timeout(Duration::from_secs(2));
     let pool = pool.connect(&database.url).await.unwrap();
     migrate(&pool).await.unwrap();
     let cms = Cms::new(pool.clone(), key(1));
@@ -70,6 +70,10 @@ async fn a_pool_that_is_used_up_and_a_statement_cut_off_are_unavailable() {
     let cut = cms.list_instances(&InstanceFilter::default()).await;
     assert_error(cut, ErrorKind::Unavailable, "database_unavailable");
     lock.rollback().await.unwrap();
+    sqlx::query("set statement_timeout = 0")
+        .execute(&pool)
+        .await
+        .unwrap();
     cms.list_instances(&InstanceFilter::default()).await.unwrap();
 }
 

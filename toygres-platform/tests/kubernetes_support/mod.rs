@@ -220,7 +220,7 @@ impl Made {
                 .map(|(name, uids)| (name.clone(), uids.len()))
                 .collect::<Vec<_>>()
         };
-        wait_for("all to be seen", Duration::from_secs(20), async || {
+        wait_for("all to be seen", Duration::from_secs(60), async || {
             (of_it().len() >= 7).then_some(())
         })
         .await;

@@ -56,7 +56,9 @@ async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
         guesses.iter().filter(|status| **status == 429).count() > 25,
         "{guesses:?}"
     );
-    assert_eq!(refused(get(None)).await.0, 429);
+    // A place comes back twice a second, also for these.
+    let without = join_all((0..5).map(|_| refused(get(None)))).await;
+    assert!(without.iter().any(|(status, _)| *status == 429), "{without:?}");
     let elsewhere = reqwest::Client::builder()
         .local_address("127.0.0.2".parse::<std::net::IpAddr>().unwrap())
         .build()
@@ -67,8 +69,9 @@ async fn who_asks_too_often_waits_as_it_is_told_and_nobody_else_does() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(get(Some(&admin)).send().await.unwrap().status(), 200);
 
-    for path in ["/health", "/livez", "/readyz"] {
-        let answers = join_all((0..100).map(|_| server.request(Method::GET, path).send())).await;
+    // Two of them ask the database, which few can do at once.
+    for (path, times) in [("/health", 20), ("/livez", 100), ("/readyz", 20)] {
+        let answers = join_all((0..times).map(|_| server.request(Method::GET, path).send())).await;
         assert!(
             answers
                 .iter()
@@ -202,7 +205,7 @@ async fn without_its_database_every_operation_says_so_soon_and_it_comes_back_by_
         let begun = Instant::now();
         let answers = join_all(all.iter().map(|operation| call(server, operation).send())).await;
         // They all wait for the database at once, for three seconds each.
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         for (operation, answer) in all.iter().zip(answers) {
             let answer = answer.unwrap();
             let status = answer.status().as_u16();
@@ -248,7 +251,7 @@ async fn a_database_that_hangs_holds_nobody_for_long() {
     let begun = Instant::now();
     // More than there are connections.
     let answers = join_all((0..20).map(|_| server.request(Method::GET, "/api/instances").send())).await;
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     for answer in answers {
         let answer = answer.unwrap();
         assert!(answer.headers().contains_key("retry-after"));
@@ -264,7 +267,7 @@ async fn a_database_that_hangs_holds_nobody_for_long() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_told_to_stop_serves_on_until_balancers_know() {
-    const DELAY: u64 = 5;
+    const DELAY: u64 = 10;
     let server = api(&[("TOYGRES_SHUTDOWN_DELAY_SECONDS", &DELAY.to_string())]).await;
     let url = server.url.clone();
     let client = reqwest::Client::new();

@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
@@ -369,7 +370,7 @@ async fn streams_end_with_the_server() {
     assert!(events.next().await.is_some() && steps.next().await.is_some());
     let begun = Instant::now();
     server.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!((events.next().await, steps.next().await), (None, None));
 }
 
@@ -443,21 +444,23 @@ async fn an_operation_is_told_step_by_step_until_its_end() {
     platform.hold();
     let accepted = server.create("demo", "event-password").await;
     let path = format!("/api/operations/{}/events", accepted.operation.id);
+    let waits = |operation: &Value| operation["steps"][1]["reason"] == "starting";
+    let were_told = AtomicUsize::new(0);
     let listen = async |last: Option<String>| {
-        let mut told = Vec::new();
+        let mut told: Vec<Message> = Vec::new();
         let mut listener = Listener::open(&server, &path, last.as_deref()).await;
         while let Some(message) = listener.next().await {
             assert_eq!(message.name, "operation");
+            if waits(&message.json()) && !told.iter().any(|earlier| waits(&earlier.json())) {
+                were_told.fetch_add(1, Ordering::SeqCst);
+            }
             told.push(message);
         }
         told
     };
     let release = async {
-        wait_for("it to wait", PATIENCE, || async {
-            let (_, operation) = server
-                .get(&format!("/api/operations/{}", accepted.operation.id))
-                .await;
-            (operation["steps"][1]["reason"] == "starting").then_some(())
+        wait_for("the waiting to be told", PATIENCE, || async {
+            (were_told.load(Ordering::SeqCst) == 3).then_some(())
         })
         .await;
         platform.release();
@@ -470,12 +473,6 @@ async fn an_operation_is_told_step_by_step_until_its_end() {
         let steps: Vec<&Value> = last["steps"].as_array().unwrap().iter().collect();
         assert_eq!(steps.len(), 3);
         assert!(steps.iter().all(|step| step["state"] == "succeeded"));
-        assert!(
-            states
-                .iter()
-                .any(|state| state["steps"][1]["reason"] == "starting"),
-            "the waiting was told"
-        );
         // It only goes forward, and is told only when it has changed.
         let done = |state: &Value| {
             let steps = state["steps"].as_array().unwrap();
