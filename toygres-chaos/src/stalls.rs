@@ -10,14 +10,13 @@ const BUSY: Duration = Duration::from_secs(1);
 
 /// Counts from its making on how long the machine stood still, which virtual machines do for many seconds at times. What
 /// is measured meanwhile took that much longer through no fault of the server.
-#[derive(Default)]
 pub struct Stalls(Arc<AtomicU64>);
 
 impl Stalls {
     /// Begins.
     #[must_use]
-    pub fn count() -> Self {
-        let this = Self::default();
+    pub fn begin() -> Self {
+        let this = Self(Arc::default());
         let milliseconds = Arc::downgrade(&this.0);
         // Not a task: what the test itself has to do must not look like it.
         std::thread::spawn(move || {

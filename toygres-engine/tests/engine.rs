@@ -350,6 +350,7 @@ async fn every_slot_is_woken_when_there_is_work_for_all() {
             .unwrap(),
         "met"
     );
+    assert_eq!(bench.world.runs(), [1; 32], "none was tried again");
     // The regular look comes after 60 s only.
     assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
     bench.stop().await;

@@ -14,7 +14,7 @@ use toygres_models::ErrorKind;
 use toygres_models::operations::Reason;
 use toygres_platform::conformance::{Hooks, PASSWORD, connect, made, new_spec, ready_on};
 use toygres_platform::local::{LocalPlatform, Programs};
-use toygres_platform::{InstanceRef, Observation, Platform, Storage};
+use toygres_platform::{InstanceRef, InstanceSpec, Observation, Platform, Storage};
 use toygres_testing::{Tmpfs, server_programs, wait_for};
 
 const MUST_EXIST: Storage = Storage::MustExist {
@@ -270,19 +270,30 @@ async fn those_that_wait_for_their_turn_say_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn data_that_goes_while_its_server_waits_for_its_turn_is_not_made_anew() {
     let local = Local::with(|config| config.at_once(1)).await;
-    let spec = new_spec(&local, "waiting");
-    let instance = spec.reference();
-    settled(&local, &spec).await;
-    let data = local.instance(&instance).join("data");
-    let other = new_spec(&local, "first");
-    local.platform.ensure(&other, Storage::Create).await.unwrap();
-    local.kill_server(&instance).await;
-    local.platform.ensure(&spec, MUST_EXIST).await.unwrap();
+    let specs = ["first", "waiting"].map(|name| new_spec(&local, name));
+    for spec in &specs {
+        settled(&local, spec).await;
+        local.kill_server(&spec.reference()).await;
+    }
+    let [first, waiting] = specs.each_ref().map(InstanceSpec::reference);
+    // Without it, the first one keeps its place.
+    let lock = std::fs::File::open(local.instance(&first).join("cluster.lock")).unwrap();
+    lock.lock().unwrap();
+    for (spec, expected) in specs.iter().zip([Reason::Starting, Reason::Queued]) {
+        local.platform.ensure(spec, MUST_EXIST).await.unwrap();
+        wait_for(expected.as_str(), Duration::from_secs(30), || async {
+            let seen = local.platform.observe(&spec.reference()).await.unwrap();
+            matches!(seen, Observation::NotReady { reason, .. } if reason == expected).then_some(())
+        })
+        .await;
+    }
+    let data = local.instance(&waiting).join("data");
     std::fs::rename(&data, data.with_extension("gone")).unwrap();
-    let (reason, _) = not_ready(&local.platform, &instance).await;
+    drop(lock);
+    let (reason, _) = not_ready(&local.platform, &waiting).await;
     assert_eq!(reason, Reason::StorageMissing);
     assert!(!data.exists());
-    ready_on(&local, &local.platform, &other.reference()).await;
+    ready_on(&local, &local.platform, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

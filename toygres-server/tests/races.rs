@@ -5,17 +5,17 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use toygres_models::operations::OperationState;
-use toygres_testing::TestServer;
+use toygres_testing::{TestServer, wait_for};
 
 /// Asks again for as long as others have all connections to the database.
 async fn answered(request: RequestBuilder) -> Response {
-    loop {
+    wait_for("an answer", Duration::from_secs(120), || async {
         let answer = request.try_clone().unwrap().send().await.unwrap();
-        if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
-            return answer;
-        }
-    }
+        (answer.status() != StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -314,7 +314,7 @@ fn shared(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// As many ports, no two of them alike.
+/// `COUNT` ports that are free, no two alike. Nothing holds them.
 fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())

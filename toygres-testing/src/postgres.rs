@@ -131,7 +131,7 @@ impl TestPostgres {
     fn spawn_in(parent: &Path, tls: Option<(String, String)>) -> Self {
         let directory = parent.join(format!("toygres-test-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory).unwrap();
-        // Held until the server is started, so that nobody else is given it.
+        // Held while the data is made, so that nobody else is given it.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut command = Command::new("sh");

@@ -162,7 +162,7 @@ async fn an_actor_that_watches_is_made_whole_and_others_are_watched_as_before() 
     }
     let victim = load.create("victim").await;
     let id = victim.instance.id;
-    let stalls = Stalls::count();
+    let stalls = Stalls::begin();
     let damages = [
         Damage::Cancelled,
         Damage::Panicked,

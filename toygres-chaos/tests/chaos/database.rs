@@ -84,7 +84,7 @@ impl Scene {
         let pid = self.server.pid();
         strike(self).await;
         over.store(true, Ordering::SeqCst);
-        let (well, stalls) = (Instant::now(), Stalls::count());
+        let (well, stalls) = (Instant::now(), Stalls::begin());
         load.create("after").await;
         let (recovery, stalled) = (well.elapsed(), stalls.total());
         eprintln!("{fault}: {recovery:?} to recover, {usual:?} without a fault; stood still for {stalled:?}");

@@ -45,6 +45,19 @@ async fn no_drift(server: &ServerProcess) {
     .await;
 }
 
+/// Waits for two more health checks.
+async fn two_checks(server: &ServerProcess, id: InstanceId) {
+    let path = format!("/api/instances/{id}/health");
+    let newest = async || server.get(&path).await[0]["checked_at"].clone();
+    for _ in 0..2 {
+        let last = newest().await;
+        wait_for("a health check", PATIENCE, || async {
+            (newest().await != last).then_some(())
+        })
+        .await;
+    }
+}
+
 /// Waits until the sweeper has gone by twice more: what it has not done by then, it does not do.
 async fn two_sweeps(server: &ServerProcess) {
     let instances = server.home().join("instances");
@@ -357,6 +370,8 @@ async fn what_is_changed_by_hand_comes_right_or_is_said() {
         account.recovered(begun.elapsed());
         no_drift(&server).await;
         assert_eq!(state(&server, id).await["endpoint"], before["endpoint"], "{what}");
+        // What started a server may make a lost record just after it is ready, before any check has seen the loss.
+        two_checks(&server, id).await;
     }
     let events = server.get(&format!("/api/instances/{id}/events")).await;
     let repaired = events

@@ -150,7 +150,7 @@ async fn a_crowd_keeps_nobody_from_being_served_and_leaves_nothing_behind() {
                 .await;
             let connections: Vec<TcpStream> = connections.into_iter().flatten().collect();
             let most_files = open_files(&server);
-            let stalls = Stalls::count();
+            let stalls = Stalls::begin();
             let answers = join_all((0..20).map(|_| assert_serves(&server, what))).await;
             let slowest = answers.into_iter().max().unwrap();
             let most = memory(&server);

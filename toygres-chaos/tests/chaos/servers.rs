@@ -329,7 +329,6 @@ async fn a_rolling_restart_under_load_loses_nothing() {
         })
         .await;
     }
-    assert!(rounds > 5, "{rounds} restarts");
     let lives = busy.await.expect("every life");
     eprintln!(
         "{rounds} restarts; {} requests were not answered, {} refused, and asked again",

@@ -247,7 +247,7 @@ fn server(method: &str, rest: &[&str], query: &str) -> Reply {
         ("GET", ["workers"]) => Reply::Json(
             200,
             json!([{
-                "id": INSTANCE_ID, "host": "node-1", "pid": 42, "version": "9.8.7", "mode": "all", "started_at": ago(4000),
+                "id": INSTANCE_ID, "host": "node-1", "pid": 42, "version": "9.8.7", "mode": "all", "started_at": ago(3965),
                 "last_seen_at": ago(300), "orchestration_slots": 4, "activity_slots": 8, "activities_running": 1,
             }]),
         ),

@@ -238,7 +238,7 @@ async fn use_is_noted_once_a_minute() {
     let first = noted(None).await;
     // One that wrote now would be seen by the second token's: both are done in the order they are begun here.
     fixture
-        .execute("update cms.api_tokens set last_used_at = now() - interval '30 seconds'")
+        .execute("update cms.api_tokens set last_used_at = now() - interval '50 seconds'")
         .await;
     let young = last_use().await;
     authenticated(&fixture, &text).await.unwrap();

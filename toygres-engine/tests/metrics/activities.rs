@@ -49,7 +49,10 @@ pub(super) async fn tries_of_activities() {
     // It has 50 ms.
     let (seconds, buckets) = seen.measured(Metric::ActivityDuration, "slow timeout");
     assert!((0.05..10.0).contains(&seconds), "{seconds}");
-    assert!(matches!(buckets[..], [(_, 1)]), "{buckets:?}");
+    assert!(
+        matches!(buckets[..], [(bound, 1)] if seconds <= bound),
+        "{buckets:?}"
+    );
     seen.assert(
         Metric::ActivityErrors,
         &[

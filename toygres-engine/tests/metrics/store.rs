@@ -221,6 +221,7 @@ pub(super) async fn clients() {
     seen.assert(Metric::ClientWaitDuration, &[("", 2.0)]);
     let (seconds, buckets) = seen.measured(Metric::ClientWaitDuration, "");
     assert!((0.5..60.0).contains(&seconds), "{seconds}");
+    assert!(buckets[0].0 < 3.0, "the wait that was given up: {buckets:?}");
     assert_eq!(
         buckets.iter().map(|(_, count)| count).sum::<u64>(),
         2,
