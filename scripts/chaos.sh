@@ -58,7 +58,7 @@ if [[ $long == true && ${#names[@]} -eq 0 ]]; then
     # The hour of the soak passes beside the others.
     program=$(cargo test --locked -p toygres-chaos --test chaos --no-run --message-format=json |
         jq -r 'select(.reason == "compiler-artifact" and .target.name == "chaos").executable')
-    "$program" soak:: >"$work/soak" 2>&1 &
+    "$program" --nocapture soak:: >"$work/soak" 2>&1 &
     soak=$!
     trap 'kill "$soak" 2>/dev/null || true; rm -rf "$work"' EXIT
     # Whatever fails is told at once.
