@@ -276,7 +276,7 @@ async fn data_that_goes_while_its_server_waits_for_its_turn_is_not_made_anew() {
         local.kill_server(&spec.reference()).await;
     }
     let [first, waiting] = specs.each_ref().map(InstanceSpec::reference);
-    // Without it, the first one keeps its place.
+    // Without it the first one is not started, and keeps its place.
     let lock = std::fs::File::open(local.instance(&first).join("cluster.lock")).unwrap();
     lock.lock().unwrap();
     for (spec, expected) in specs.iter().zip([Reason::Starting, Reason::Queued]) {
@@ -400,7 +400,7 @@ async fn a_record_that_is_lost_is_made_again_with_the_same_port() {
         if state != Server::Runs {
             local.kill_server(&instance).await;
         }
-        // Without it, nothing is started.
+        // Without it nothing is started.
         let lock = std::fs::File::open(local.instance(&instance).join("cluster.lock")).unwrap();
         if state == Server::Starts {
             lock.lock().unwrap();
