@@ -142,8 +142,7 @@ impl Task {
         // Those who wait need not wait for the disk.
         say.send_replace(Progress::Done);
         // Whoever asked meanwhile for a lost record to be made again left that to this work.
-        let is_lost = self.home.record_is_lost(&record.instance()).is_some();
-        if !was_known || is_lost {
+        if !was_known || self.home.record_is_lost(&record.instance()).is_some() {
             self.write(&record).await?;
         }
         Ok(())
