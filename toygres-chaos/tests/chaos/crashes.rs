@@ -1,6 +1,6 @@
 //! The server dies before and after every activity: what comes of it is the same as without.
 
-use crate::drift::{created, directory, kill_server, runs};
+use crate::drift::{created, directory, kill_server, runs, two_checks};
 use crate::steps::{UNDO, while_undone};
 use crate::{CALLED, During, PATIENCE, quick_server, real_server, seen};
 use futures_util::StreamExt;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use toygres_chaos::{Account, Effect, Fault, Moment, ServerProcess};
 use toygres_models::operations::OperationState;
-use toygres_testing::{TestPostgres, wait_for};
+use toygres_testing::TestPostgres;
 
 /// How many servers are crashed at the same time: they mostly wait for a lock to run out.
 const AT_THE_SAME_TIME: usize = 6;
@@ -43,18 +43,7 @@ async fn life(postgres: &TestPostgres, fault: Option<(During, &Fault)>) -> (Valu
     if planned(During::Watch).is_some() {
         died = Some(die_and_rise(&mut server, 1).await);
     }
-    let checks = || async {
-        server
-            .get("/api/instances/survivor/health")
-            .await
-            .as_array()
-            .map_or(0, Vec::len)
-    };
-    let before = checks().await;
-    wait_for("two more health checks", PATIENCE, || async {
-        (checks().await >= before + 2).then_some(())
-    })
-    .await;
+    two_checks(&server, created.instance.id).await;
     recovery = recovery.or(died.map(|died| died.elapsed()));
     let running = seen(&server, created.instance.id).await;
 

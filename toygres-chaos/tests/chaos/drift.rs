@@ -46,7 +46,7 @@ async fn no_drift(server: &ServerProcess) {
 }
 
 /// Waits for two more health checks.
-async fn two_checks(server: &ServerProcess, id: InstanceId) {
+pub(crate) async fn two_checks(server: &ServerProcess, id: InstanceId) {
     let path = format!("/api/instances/{id}/health");
     let newest = async || server.get(&path).await[0]["checked_at"].clone();
     for _ in 0..2 {
